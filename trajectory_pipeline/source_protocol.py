@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -114,6 +114,14 @@ class SourceSnapshot(Protocol):
         """Return the digest of an hour without runs."""
         ...
 
+    def run_versions(self, start: datetime, end: datetime) -> pa.Table:
+        """Return ``run_id`` and ``version`` (int64) of each terminal run of ``[start, end)``, sorted by run id.
+
+        As long as a run's version is the same in one source, with the same ``empty_dependency_digest``, so are its rows
+        of ``terminal_runs``, but for what an agent did since.
+        """
+        ...
+
     def runs_by_hour(self) -> dict[datetime, int]:
         """Return the number of terminal runs in each hour that has any, over the whole history."""
         ...
@@ -127,9 +135,12 @@ class SourceSnapshot(Protocol):
         ...
 
     def prefetch_terminal_runs(
-        self, start: datetime, end: datetime
+        self, start: datetime, end: datetime, only: "pa.Array[Any] | None" = None
     ) -> AbstractContextManager[Iterator[pa.RecordBatch]]:
-        """Open ``terminal_runs``; the source may read ahead until the block is left."""
+        """Open ``terminal_runs``; the source may read ahead until the block is left.
+
+        ``only``: of these of its runs, by sorted ids; None: of all.
+        """
         ...
 
     def run_locations(self, run_ids: list[str]) -> dict[str, RunLocation]:

@@ -79,13 +79,15 @@ class RangeSnapshot(Snapshot):
         return {start: self._fingerprints[start]} if start in self._fingerprints else {}
 
     @contextmanager
-    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+    def prefetch_terminal_runs(
+        self, start: datetime, end: datetime, only: "pa.Array[Any] | None" = None
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
         """Yield the batches of ``terminal_runs``; nothing else may query the snapshot before the last one came."""
-        rows = self._rows_of(start) if self._is_known(start, end) else None
+        rows = self._rows_of(start) if only is None and self._is_known(start, end) else None
         if rows is not None:
             yield iter((rows,))
             return
-        with super().prefetch_terminal_runs(start, end) as batches:
+        with super().prefetch_terminal_runs(start, end, only) as batches:
             yield batches
 
     def _is_known(self, start: datetime, end: datetime) -> bool:

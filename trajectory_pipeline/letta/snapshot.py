@@ -16,7 +16,12 @@ from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.letta.catalog import Catalog, read_catalog
 from trajectory_pipeline.letta.connection import SnapshotConnection, literal, reading
 from trajectory_pipeline.letta.context import ContextReader
-from trajectory_pipeline.letta.fingerprint import dependency_digests, empty_dependency_digest, fingerprints
+from trajectory_pipeline.letta.fingerprint import (
+    dependency_digests,
+    empty_dependency_digest,
+    fingerprints,
+    run_versions,
+)
 from trajectory_pipeline.letta.nesting import CALL_COLUMNS, RunTables, nest_run_tables, unnamed_step_ids
 from trajectory_pipeline.partition_keys import LETTA
 from trajectory_pipeline.runtime.threads import read_ahead
@@ -107,18 +112,24 @@ class Snapshot:
         """Return the digest of an hour without runs."""
         return empty_dependency_digest(self)
 
+    def run_versions(self, start: datetime, end: datetime) -> pa.Table:
+        """Return ``run_id`` and ``version`` of each terminal run of ``[start, end)``, sorted by id."""
+        return run_versions(self, start, end)
+
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``terminal_runs`` for the runs that ended in ``[start, end)``, ordered by run id."""
         for tables in self.tables_of_runs(start, end):
             yield nest_run_tables(tables, SCHEMA_VERSION)
 
     @contextmanager
-    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+    def prefetch_terminal_runs(
+        self, start: datetime, end: datetime, only: "pa.Array[Any] | None" = None
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
         """Yield the batches of ``terminal_runs``; the rows of the next one are read while a batch is nested.
 
         A thread reads them: until the last batch came, or the block is left, nothing else may query the snapshot.
         """
-        with read_ahead(self.tables_of_runs(start, end)) as portions:
+        with read_ahead(self.tables_of_runs(start, end, only)) as portions:
             yield (nest_run_tables(tables, SCHEMA_VERSION) for tables in portions)
 
     def runs_by_hour(self) -> dict[datetime, int]:
@@ -228,9 +239,11 @@ class Snapshot:
             filled += more
         yield portion
 
-    def tables_of_runs(self, start: datetime, end: datetime) -> Iterator[RunTables]:
-        """Yield the flat rows of ``terminal_runs``, a batch of runs at a time."""
-        ids = self._run_ids(start, end)
+    def tables_of_runs(
+        self, start: datetime, end: datetime, only: "pa.Array[Any] | None" = None
+    ) -> Iterator[RunTables]:
+        """Yield the flat rows of ``terminal_runs``, a batch of runs at a time; ``only`` those of these sorted ids."""
+        ids = self._run_ids(start, end) if only is None else only
         contexts = ContextReader(self)
         for first in range(0, len(ids), RUNS_PER_BATCH):
             for portion in self._portions(_values(ids.slice(first, RUNS_PER_BATCH))):

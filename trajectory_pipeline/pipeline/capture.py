@@ -19,6 +19,7 @@ from trajectory_pipeline.pipeline.capture_counts import (
 from trajectory_pipeline.pipeline.carry_forward import RawRows, sorted_ids
 from trajectory_pipeline.pipeline.code_version import capture_code_version, comparable_entry
 from trajectory_pipeline.pipeline.deletion_guard import DeletionGuard, ObservedRows
+from trajectory_pipeline.pipeline.former_rows import FormerRows, compare_former_rows, record_run_versions
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import DeletedContent
@@ -28,7 +29,7 @@ from trajectory_pipeline.source_protocol import EMPTY, SHARED_SECONDS, RangeSour
 from trajectory_pipeline.storage.parquet.corrupt_files import find_corruption, keep_corrupt_file
 from trajectory_pipeline.storage.parquet.store import WrittenFile
 from trajectory_pipeline.storage.postgres.invalidations import note_withheld_deletions
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction, StoredEntry
 from trajectory_pipeline.storage.postgres.run_locations import SnapshotObservation, unaccounted_runs
 from trajectory_pipeline.storage.postgres.sources import accept_source, record_source
 from trajectory_pipeline.storage.storage import Storage
@@ -232,17 +233,11 @@ class _Capture:
         Everything that the rows depend on is compared with what it was when the file was made.
         """
         parquet = self.storage.parquet
-        # Of these the policy would change some now.
-        none_of = DELETED_AND_KEPT if self.deleted == "erase" else ERASED
-        entry = comparable_entry(self.partition, TERMINAL_RUNS.name, self.inputs_digest)
+        entry = self._comparable_entry(self.inputs_digest)
         # The fingerprint does not show what becomes of a run that no partition takes.
-        if entry is None or entry.fingerprint != self.fingerprint or entry.counts[none_of] or MISDATED in entry.counts:
+        if entry is None or entry.fingerprint != self.fingerprint or MISDATED in entry.counts:
             return None
-        identity = self.snapshot.identity
-        same_source = entry.source_identity == identity.text
-        if same_source and identity.position is not None and identity.position < (entry.source_position or 0):
-            # A server that lost commits, or was restored from a copy of its disk, gives versions of rows again.
-            return None
+        same_source = entry.source_identity == self.snapshot.identity.text
         written = parquet.find_matching(TERMINAL_RUNS, self.hour, entry.content_digest)
         if written is None:
             return None
@@ -259,21 +254,54 @@ class _Capture:
         self._record(entry.counts, written.sha256, entry.source_position if same_source else None)
         return CaptureCounts.of_unchanged(entry.counts, gone), written
 
+    def _comparable_entry(self, inputs_digest: str | None = None) -> StoredEntry | None:
+        """Return the ledger's entry if versions of rows tell what became of the file's rows since."""
+        entry = comparable_entry(self.partition, TERMINAL_RUNS.name, inputs_digest)
+        # Of these the policy would change some now.
+        none_of = DELETED_AND_KEPT if self.deleted == "erase" else ERASED
+        if entry is None or entry.counts[none_of]:
+            return None
+        identity = self.snapshot.identity
+        if entry.source_identity == identity.text and identity.position is not None:
+            # A server that lost commits, or was restored from a copy of its disk, gives versions of rows again.
+            return entry if identity.position >= (entry.source_position or 0) else None
+        return entry
+
+    def _former_rows(self, corrupt_file: CorruptFile | None) -> FormerRows | None:
+        """Return the former file, compared with the source run by run; None where all runs must be read."""
+        entry = None if self.force or corrupt_file or self.fingerprint == EMPTY else self._comparable_entry()
+        if entry is None:
+            return None
+        return compare_former_rows(self.hour, self.partition, self.snapshot, self.storage.parquet, entry.content_digest)
+
     def _write(self, counts: CaptureCounts, corrupt_file: CorruptFile | None) -> WrittenFile:
         snapshot, parquet = self.snapshot, self.storage.parquet
-        observed = ObservedRows()
-        rows = RawRows(self.hour, snapshot, self.storage, counts, self.deleted, self.start, observed)
+        former = self._former_rows(corrupt_file)
+        changed, is_changed = (former.changed, former.positions < 0) if former else (None, None)
+        observed = ObservedRows(control=former.control if former else None)
+        rows = RawRows(self.hour, snapshot, self.storage, counts, self.deleted, self.start, observed, is_changed)
         present_rows = (
             nullcontext(())
             if self.fingerprint == EMPTY
-            else snapshot.prefetch_terminal_runs(self.hour, self.hour + HOUR)
+            else snapshot.prefetch_terminal_runs(self.hour, self.hour + HOUR, *([] if changed is None else [changed]))
         )
         with (
-            present_rows as present,
+            present_rows as read,
+            nullcontext(former.merged(parquet, self.hour, read) if former else read) as present,
             read_ahead(rows.read(present, read_former=corrupt_file is None)) as batches,
             parquet.stage(TERMINAL_RUNS, self.hour, batches) as staged,
         ):
-            here = sorted_ids(*counts.present, [*counts.carried, *counts.misdated, *counts.unseen])
+            only_former = [*counts.carried, *counts.misdated, *counts.unseen]
+            record_run_versions(
+                self.hour,
+                self.partition,
+                snapshot,
+                former=former,
+                present=counts.present,
+                carried=[*only_former, *counts.pending_move],
+                raw_digest=staged.sha256,
+            )
+            here = sorted_ids(*counts.present, only_former)
             # All of them are in ``here``; a result that lives long must not hold them twice.
             counts.present.clear()
             moved = [*counts.pending_move, *counts.departed]

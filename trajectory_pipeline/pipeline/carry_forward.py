@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,6 +40,7 @@ class RawRows:
         counts: filled while rows are read; complete at the end.
         start: a run that moves to an hour before it departs. None: there is no first hour.
         observed: filled like ``counts``: what tells whether missing runs are deleted.
+        is_changed: of each row of the former file, whether it may differ now; None: all may.
     """
 
     hour: datetime
@@ -48,6 +50,7 @@ class RawRows:
     deleted: DeletedContent
     start: datetime | None
     observed: ObservedRows
+    is_changed: "np.ndarray[Any, np.dtype[np.bool_]] | None" = None
 
     def read(self, present: Iterable[pa.RecordBatch], *, read_former: bool) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the snapshot, ``present``, and then those carried forward from the former file.
@@ -60,7 +63,7 @@ class RawRows:
         contexts, traced, former_rows = self._former_contexts() if read_former else ({}, set(), 0)
         if former_rows:
             texts = parquet.read_fields(TERMINAL_RUNS, self.hour, FORMER_TEXTS, skip_absent=True)
-            self.observed.texts.add_former(texts)
+            self.observed.add_former_texts(texts)
         for batch in present:
             counts.add(batch)
             if former_rows:
@@ -97,9 +100,9 @@ class RawRows:
         distinct: dict[tuple[str | None, ...], Context] = {}
         contexts: dict[str, Context] = {}
         traced: set[str] = set()
-        rows = 0
-        for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"]):
-            rows += batch.num_rows
+        rows = 0 if self.is_changed is None else len(self.is_changed)
+        for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"], self.is_changed):
+            rows += batch.num_rows if self.is_changed is None else 0
             for row in batch.to_pylist():
                 context = row["context"]
                 if context is not None and context["source"] == AT_CAPTURE:

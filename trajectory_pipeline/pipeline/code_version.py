@@ -27,10 +27,14 @@ def _digest(code: str, *libraries: str) -> str:
     return hashlib.sha256("\n".join(versions).encode()).hexdigest()
 
 
-def comparable_entry(partition: PartitionTransaction, asset: str, inputs_digest: str) -> StoredEntry | None:
-    """Return the ledger's entry if only the partition's own rows are left to compare."""
+def comparable_entry(
+    partition: PartitionTransaction, asset: str, inputs_digest: str | None = None
+) -> StoredEntry | None:
+    """Return the ledger's entry if only the partition's own rows are left to compare; without a digest, inputs too."""
     entry = None if partition.has_invalidations else partition.entry(asset)
-    if entry is None or (entry.schema_version, entry.inputs_digest) != (SCHEMA_VERSION, inputs_digest):
+    if entry is None or entry.schema_version != SCHEMA_VERSION:
+        return None
+    if inputs_digest is not None and entry.inputs_digest != inputs_digest:
         return None
     # A materialization restores a pruned partition, and tries quarantined runs again.
     return entry if entry.result == "complete" else None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,8 @@ from trajectory_pipeline.pipeline.capture_counts import count_items, strings_of
 from trajectory_pipeline.pipeline.code_version import comparable_entry, conversion_code_version
 from trajectory_pipeline.pipeline.convert_range import RangeConversion
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
+from trajectory_pipeline.pipeline.kept_trajectories import find_kept_trajectories
+from trajectory_pipeline.pipeline.merge_rows import Placed, merge_rows, place_rows
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import PartitionResult
@@ -33,6 +36,7 @@ from trajectory_pipeline.storage.postgres.partition_writer import (
     PartitionTransaction,
     StoredEntry,
 )
+from trajectory_pipeline.storage.postgres.run_versions import record_reference_runs
 from trajectory_pipeline.storage.storage import Storage
 
 
@@ -78,6 +82,7 @@ class TrajectoriesResult:
         lag: time from the end of runs to their first capture, of those that are captured for the first time.
         erased_verdicts: verdicts whose texts were erased, because they showed erased runs.
         unchanged: whether both sinks are as before, because converting would have given the same.
+        reference_run_ids: runs that the reference converter converted.
     """
 
     row_balance: RowBalance = field(default_factory=RowBalance)
@@ -91,6 +96,7 @@ class TrajectoriesResult:
     lag: CaptureLag | None = None
     erased_verdicts: int = 0
     unchanged: bool = False
+    reference_run_ids: list[str] = field(default_factory=list)
 
     def count_rows(self, rows: pa.RecordBatch) -> None:
         """Count trajectories by their ending, and those with escaped text."""
@@ -135,20 +141,42 @@ def materialize_trajectories(
         else:
             result = TrajectoriesResult()
             small = together.raw_rows(hour, raw_entry) if together else None
-            if len(small) if small is not None else _require_raw_rows(hour, raw_entry, parquet):
+            raw_row_count = len(small) if small is not None else _require_raw_rows(hour, raw_entry, parquet)
+            if raw_row_count:
                 # Asked before the COPY, which keeps the connection busy.
                 moved = None if small is None else partition.runs_moved_away(strings_of(small.column("run_id")))
+                whole = force or small is not None
+                kept = None if whole else find_kept_trajectories(hour, partition, parquet, raw_digest)
+                is_raw = None if kept is None else kept.is_converted
+                positions = np.arange(raw_row_count) if is_raw is None else np.flatnonzero(is_raw)
                 with (
                     partition.staging() as copy_writer,
                     storage.postgres.pooled() as database,
-                    read_ahead(parquet.read(TERMINAL_RUNS, hour))
+                    read_ahead(parquet.read(TERMINAL_RUNS, hour, rows=is_raw))
                     if small is None
                     else nullcontext([small]) as raw_rows,
-                    read_ahead(_converted(raw_rows, key, moved, database, copy_writer, result, together)) as rows,
+                    read_ahead(
+                        _all_rows(
+                            kept.rows(parquet, hour) if kept else (),
+                            _converted(
+                                place_rows(raw_rows, positions), key, moved, database, copy_writer, result, together
+                            ),
+                            key,
+                            result,
+                        )
+                    ) as rows,
                 ):
                     staged = until_committed.enter_context(parquet.stage(TRAJECTORIES, hour, rows))
-                result.merge_stats = partition.merge()
+                if kept:
+                    result.row_balance.moved_runs += kept.moved
+                    result.reference_run_ids += kept.reference_run_ids
+                    result.row_balance.reference_path_runs = len(result.reference_run_ids)
+                    result.merge_stats = partition.merge(kept=kept.number, gone=kept.gone)
+                    result.data_omitted = partition.documents_omitted()
+                else:
+                    result.merge_stats = partition.merge()
                 partition.set_quarantine([asdict(run) for run in result.quarantined])
+                record_reference_runs(partition, sorted(result.reference_run_ids))
             else:
                 staged = until_committed.enter_context(parquet.stage(TRAJECTORIES, hour, ()))
                 result.merge_stats = partition.clear()
@@ -223,17 +251,47 @@ def _require_raw_rows(hour: datetime, entry: StoredEntry | None, store: ParquetS
     return rows
 
 
+def _all_rows(
+    kept: Iterable[Placed], converted: Iterator[Placed], key: str, result: TrajectoriesResult
+) -> Iterator[pa.RecordBatch]:
+    counts = result.row_balance
+    yield from merge_rows(_counted(kept, result), converted)
+    # Raised while the file is staged, so that it does not replace the former one.
+    if not counts.balanced:
+        raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
+
+
+def _counted(kept: Iterable[Placed], result: TrajectoriesResult) -> Iterator[Placed]:
+    """Count rows that stay as they are on both sides: they were balanced when they were converted."""
+    counts = result.row_balance
+    for positions, rows in kept:
+        steps, messages = _steps_and_messages(rows)
+        counts.runs_in += rows.num_rows
+        counts.trajectories += rows.num_rows
+        counts.steps_in += steps
+        counts.steps_out += steps
+        counts.messages_in += messages
+        counts.messages_out += messages
+        result.count_rows(rows)
+        yield positions, rows
+
+
+def _steps_and_messages(trajectories: pa.RecordBatch) -> tuple[int, int]:
+    turns: Any = trajectories.column("turns")
+    return pc.sum(trajectories.column("step_count")).as_py() or 0, count_items(turns.flatten().field("messages"))
+
+
 def _converted(
-    raw_rows: Iterable[pa.RecordBatch],
+    raw_rows: Iterable[Placed],
     key: str,
     moved: Sequence[str] | None,
     database: TrajectoryDatabase,
     copy_writer: CopyWriter,
     result: TrajectoriesResult,
     together: RangeConversion | None,
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[Placed]:
     counts = result.row_balance
-    for batch in raw_rows:
+    for positions, batch in raw_rows:
         if moved is None:
             raw = without_moved(batch, database.runs_moved_away(key, strings_of(batch.column("run_id"))))
         else:
@@ -245,21 +303,21 @@ def _converted(
         counts.steps_in += count_items(raw.column("steps"))
         counts.messages_in += count_items(raw.column("messages"))
         copy_writer.add_batch(rows, conversion.documents)
-        turns: Any = rows.column("turns")
+        steps, messages = _steps_and_messages(rows)
         counts.trajectories += rows.num_rows
-        counts.steps_out += pc.sum(rows.column("step_count")).as_py() or 0
-        counts.messages_out += count_items(turns.flatten().field("messages"))
+        counts.steps_out += steps
+        counts.messages_out += messages
         counts.reference_path_runs += conversion.reference_path_count
+        result.reference_run_ids += conversion.reference_run_ids
         counts.quarantined += len(conversion.quarantined)
         counts.quarantined_steps += sum(run.steps for run in conversion.quarantined)
         counts.quarantined_messages += sum(run.messages for run in conversion.quarantined)
         result.count_rows(rows)
         result.data_omitted += sum(omitted is not None for _, omitted in conversion.documents)
         result.quarantined.extend(conversion.quarantined)
-        yield rows
-    # Raised while the file is staged, so that it does not replace the former one.
-    if not counts.balanced:
-        raise PipelineError(f"Rows of {key} would be lost: {counts}. Nothing was written; this is a defect, report it.")
+        if rows.num_rows:
+            is_there: Any = pc.is_in(batch.column("run_id"), value_set=rows.column("run_id"))
+            yield positions[is_there.to_numpy(zero_copy_only=False)], rows
 
 
 def without_moved(raw: pa.RecordBatch, moved: Sequence[str]) -> pa.RecordBatch:

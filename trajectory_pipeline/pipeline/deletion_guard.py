@@ -101,6 +101,8 @@ class ObservedRows:
         former: summaries of the former file's rows, without those that were deleted before.
         lost_columns: of the empty ones, in how many former rows that are still there each had a value.
         texts: what messages say now, and what they said.
+        control: ids of runs that were read though by their versions they are as before; None: all runs were read.
+        control_texts: of these, like ``texts``.
     """
 
     rows: list[pa.RecordBatch] = field(default_factory=list)
@@ -108,12 +110,25 @@ class ObservedRows:
     former: list[pa.RecordBatch] = field(default_factory=list)
     lost_columns: Counter[str] = field(default_factory=Counter)
     texts: ObservedTexts = field(default_factory=ObservedTexts)
+    control: "pa.Array[Any] | None" = None
+    control_texts: ObservedTexts = field(default_factory=ObservedTexts)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Note a batch of the snapshot, as the source gave it."""
         self.rows.append(summarize_rows(batch))
         self.texts.add(batch)
-        self.empty_columns = [name for name in self.empty_columns if not _has_value(batch, name).true_count]
+        shown = batch
+        if self.control is not None:
+            # Runs that were carried forward have what was captured, whatever the source shows now.
+            shown = batch.filter(pc.is_in(batch.column("run_id"), value_set=self.control))
+            self.control_texts.add(shown)
+        self.empty_columns = [name for name in self.empty_columns if not _has_value(shown, name).true_count]
+
+    def add_former_texts(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Note texts of the former file, with ``FORMER_TEXTS``, before anything of the snapshot is added."""
+        self.texts.add_former(batches)
+        if self.control is not None:
+            self.control_texts = self.texts.only(self.control)
 
     def add_former(self, batch: pa.RecordBatch) -> None:
         """Note a batch of the former file with ``FORMER_FIELDS``."""
@@ -122,7 +137,7 @@ class ObservedRows:
 
     def add_former_columns(self, batch: pa.RecordBatch, present: "pa.Array[Any]") -> None:
         """Note a batch of the former file with the empty columns; ``present`` are the snapshot's runs."""
-        there: Any = pc.is_in(batch.column("run_id"), value_set=present)
+        there: Any = pc.is_in(batch.column("run_id"), value_set=present if self.control is None else self.control)
         for name in self.empty_columns:
             if name.partition(".")[0] in batch.schema.names:
                 self.lost_columns[name] += pc.and_(_has_value(batch, name), there).true_count
@@ -240,7 +255,7 @@ class DeletionGuard:
         doing = f"{pluralize(less + missing.newly_marked, 'run')} would be marked as deleted, leave, or lose rows"
         if columns := _lost_columns(observed, self.snapshot.shown_columns):
             raise self._refusal(f"it shows no value of {', '.join(columns)} any more")
-        if masked := observed.texts.describe_masked():
+        if masked := observed.texts.describe_masked() or observed.control_texts.describe_masked():
             raise self._refusal(masked)
         if not less and not missing.newly_marked:
             return

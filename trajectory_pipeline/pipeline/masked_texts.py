@@ -84,6 +84,10 @@ class ObservedTexts:
             if len(self._former) >= RUNS_COMPARED:
                 return
 
+    def only(self, run_ids: "pa.Array[Any]") -> "ObservedTexts":
+        """Return the same former texts, of these runs alone."""
+        return ObservedTexts({run_id: self._former[run_id] for run_id in run_ids.to_pylist() if run_id in self._former})
+
     def add(self, batch: pa.RecordBatch) -> None:
         """Compare a batch of the snapshot, as the source gave it; what it marks as deleted may lose its texts."""
         if not self._former:

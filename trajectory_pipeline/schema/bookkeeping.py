@@ -5,6 +5,7 @@ from trajectory_pipeline.schema.types import (
     INT,
     JSON,
     STRING,
+    STRINGS,
     TIMESTAMP,
     Column,
     Table,
@@ -105,6 +106,36 @@ RUN_LOCATIONS = Table(
         ),
     ),
     indexes=(("partition_key",),),
+)
+
+RUN_VERSIONS = Table(
+    name="run_versions",
+    description="What the raw rows of each partition of many runs were made of, so that only runs that changed are read"
+    " from the source and converted again. A partition without an entry, or of another file, is read whole.",
+    row="one partition of raw rows",
+    columns=postgres_only(
+        Column("partition_key", STRING, "Dagster's partition key.", key=True),
+        Column("raw_digest", STRING, "`content_digest` of the file of raw rows that it describes."),
+        Column("scope", STRING, "Digest of what versions are compared in: the source, its columns, and our code."),
+        Column(
+            "versions",
+            STRING,
+            "Versions of the runs that the source has, as in the file: 64-bit numbers, little-endian, as Base64.",
+        ),
+        Column(
+            "base_digest",
+            STRING,
+            "`content_digest` of the file of raw rows that `trajectories` were made of when this was written.",
+            null="none, or of rows of which it is not known what changed since",
+        ),
+        Column("changed_run_ids", STRINGS, "Runs whose raw rows differ from those in `base_digest`.", null="not known"),
+        Column(
+            "reference_run_ids",
+            STRINGS,
+            "Runs that the reference converter converted, when trajectories were made last.",
+            null="no trajectories were made yet",
+        ),
+    ),
 )
 
 INVALIDATIONS = Table(

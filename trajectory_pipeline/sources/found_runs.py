@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -129,11 +130,24 @@ class FoundRuns:
         """Return the ids of the terminal runs that ended in ``[start, end)``, sorted."""
         return sorted(run_id for hour, ids in self._hours.items() if start <= hour < end for run_id in ids)
 
+    def run_versions(self, start: datetime, end: datetime) -> pa.Table:
+        """Return ``run_id`` and ``version`` of each terminal run of ``[start, end)``, sorted by run id."""
+        run_ids = self.run_ids(start, end)
+        return pa.table(
+            {
+                "run_id": pa.array(run_ids, pa.string()),
+                "version": pa.array([_number_of(self._by_id[run_id]) for run_id in run_ids], pa.int64()),
+            }
+        )
+
     def terminal_runs(self, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
         """Yield the rows of ``terminal_runs`` for these runs, ordered by run id."""
+        yield from self._rows_of(self.run_ids(start, end))
+
+    def _rows_of(self, run_ids: Sequence[str]) -> Iterator[pa.RecordBatch]:
         found: list[tuple[FoundRun, Row]] = []
         size = 0
-        for run_id in self.run_ids(start, end):
+        for run_id in run_ids:
             run = self._by_id[run_id]
             if found and (len(found) >= ROWS_PER_BATCH or size + run.size > BYTES_PER_BATCH):
                 yield self._batch(found)
@@ -175,9 +189,11 @@ class FoundRuns:
         return raw_row(self.source, unreadable_run(run.native_id, place, f"cannot be read: {describe_defect(error)}"))
 
     @contextmanager
-    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[pa.RecordBatch]]:
+    def prefetch_terminal_runs(
+        self, start: datetime, end: datetime, only: "pa.Array[Any] | None" = None
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
         """Open ``terminal_runs``; nothing is read ahead."""
-        yield self.terminal_runs(start, end)
+        yield self._rows_of(self.run_ids(start, end) if only is None else [str(run_id) for run_id in only.to_pylist()])
 
     def run_locations(self, run_ids: list[str]) -> dict[str, RunLocation]:
         """Return where these runs are now."""
@@ -202,6 +218,12 @@ class FoundRuns:
     def existing_agents(self, agent_ids: list[str]) -> set[str]:
         """Return which of these agents have a run."""
         return {run.agent_id for run in self.runs if run.agent_id is not None}.intersection(agent_ids)
+
+
+def _number_of(run: FoundRun) -> int:
+    """Return the version of a run as a signed 64-bit number."""
+    digest = hashlib.sha256(f"{run.version}\n{run.depends_on}".encode("utf-8", "backslashreplace")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def _digest(lines: Iterator[str] | Sequence[str]) -> str:

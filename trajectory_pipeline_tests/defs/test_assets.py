@@ -377,8 +377,8 @@ class _FailingSnapshot:
         return getattr(self._snapshot, name)
 
     @contextmanager
-    def prefetch_terminal_runs(self, start: datetime, end: datetime) -> Iterator[Iterator[Any]]:
-        with self._snapshot.prefetch_terminal_runs(start, end) as batches:
+    def prefetch_terminal_runs(self, start: datetime, end: datetime, only: Any = None) -> Iterator[Iterator[Any]]:
+        with self._snapshot.prefetch_terminal_runs(start, end, only) as batches:
             yield self._failing_at_the_end(batches, start)
 
     def _failing_at_the_end(self, batches: Iterator[Any], start: datetime) -> Iterator[Any]:

@@ -36,6 +36,7 @@ RELEASED = {
     "0019_source_names.py": "597da630d1bd24f0f16a15f1e5f0cbd2b3a89640b8a2df30b6c1184a04a46564",
     "0020_search_speed.py": "f2ce0e1368a8a8c9e4cc5771b7f38628e3e946acaeaa2350a838692146b65484",
     "0021_export_near_duplicates.py": "e2f88686c1f8cd2341eff1332b8b28c5f8de4da7998f2a91b976d88bbd48fc66",
+    "0022_run_versions.py": "5b87e649eee8226d1460d7a2101a5d244f7d44787499bff64eff7095cfc9f737",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

@@ -26,7 +26,7 @@ from trajectory_pipeline.letta import range_snapshot, snapshot
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline import capture
+from trajectory_pipeline.pipeline import capture, former_rows
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
@@ -69,6 +69,9 @@ def test_sinks_after_a_random_history_equal_a_fresh_build(
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 1)
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", rng.choice([2, 250]))
     monkeypatch.setattr(run_locations, "_IDS_AT_ONCE", rng.choice([1, 2, 10_000]))
+    # Read what changed alone, or always all.
+    monkeypatch.setattr(former_rows, "_FEW_RUNS", rng.choice([1, 1, 100]))
+    monkeypatch.setattr(former_rows, "_CONTROL_RUNS", rng.choice([1, 2]))
     source = RandomSource(empty_tables(databases["letta"], SOURCE_TABLES), rng)
     sink = ConfirmingPipeline(source.url, empty_tables(databases["sink"], sink_tables), folder / "sink", judge.base_url)
     scheduler = Scheduler(sink.database_url, rng)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajectory_pipeline.schema.arrow import arrow_schema, leaf_paths
@@ -21,7 +23,7 @@ _LARGE_FILE_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level
 # Most of a file with few rows is the overhead of 150 columns: half the time so, and no larger.
 _SMALL_FILE_OPTIONS: dict[str, Any] = {"compression": "snappy", "use_dictionary": False}
 _SMALL_BYTES = 2**20
-# Minimum in memory; the last row group of a file may be smaller.
+# Of values; the last row group of a file may be smaller.
 _ROW_GROUP_BYTES = 32 * 2**20
 # Rows of a batch that is read; fewer at the end of a row group.
 _ROWS_AT_ONCE = 250
@@ -38,17 +40,32 @@ def translating_parquet_errors(target: str, batches: Iterator[pa.RecordBatch]) -
         yield batch
 
 
-def read_batches(open_file: OpenFile, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield a file's rows in these columns, a few at a time; nothing where there is no file."""
+def read_batches(
+    open_file: OpenFile, wanted: pa.Schema, rows: "np.ndarray[Any, np.dtype[np.bool_]] | None" = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows in these columns, a few at a time; nothing where there is no file.
+
+    ``rows`` says which are wanted; row groups without any are not read.
+    """
     found = open_file()
     if found is None:
         return
     with found as handle, pq.ParquetFile(handle) as file:
         there = _leaves_of(file)
         present = [leaf for leaf in leaf_paths(wanted) if leaf in there]
+        first = 0
         for group in range(file.num_row_groups):
+            length = file.metadata.row_group(group).num_rows
+            if rows is not None and not rows[first : first + length].any():
+                first += length
+                continue
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=present, use_threads=False):
-                yield _with_schema(batch, wanted)
+                is_wanted = None if rows is None else rows[first : first + batch.num_rows]
+                first += batch.num_rows
+                if is_wanted is None or is_wanted.all():
+                    yield _with_schema(batch, wanted)
+                elif is_wanted.any():
+                    yield _with_schema(batch.filter(pa.array(is_wanted)), wanted)
 
 
 def read_small(content: bytes, wanted: pa.Schema, most_rows: int) -> pa.RecordBatch | None:
@@ -91,7 +108,7 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
     rows = 0
     remaining = _row_groups(batches)
     first = next(remaining, None)
-    small = first is None or first.nbytes < _SMALL_BYTES
+    small = first is None or _bytes_of(first) < _SMALL_BYTES
     schema = arrow_schema(table)
     with filesystems.translating_write_errors(target):
         writer = pq.ParquetWriter(
@@ -118,18 +135,54 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield row groups, cut and laid out by what the rows hold, however they are divided into batches.
+
+    So rows that were read again, or merged with others, give the same bytes.
+    """
     # Few large ones: writers and readers hold 150 kB of metadata for each until the end of the file.
     group: list[pa.RecordBatch] = []
     size = 0
     # A batch whose runs are all in quarantine is empty.
     for batch in filter(len, batches):
-        group.append(batch)
-        size += batch.nbytes
-        if size >= _ROW_GROUP_BYTES:
-            yield pa.Table.from_batches(group)
-            group, size = [], 0
+        before = _bytes_before(batch.to_struct_array())
+        ends = size + before[1:] - before[0]
+        first = 0
+        while first < batch.num_rows:
+            last = int(np.searchsorted(ends, _ROW_GROUP_BYTES)) + 1
+            group.append(batch.slice(first, last - first))
+            size = int(ends[min(last, batch.num_rows) - 1])
+            if size < _ROW_GROUP_BYTES:
+                break
+            yield pa.Table.from_batches(group).combine_chunks()
+            group, first, ends, size = [], last, ends - size, 0
     if group:
-        yield pa.Table.from_batches(group)
+        yield pa.Table.from_batches(group).combine_chunks()
+
+
+def _bytes_of(group: pa.Table) -> int:
+    return sum(int(np.ptp(_bytes_before(batch.to_struct_array())[[0, -1]])) for batch in group.to_batches())
+
+
+def _bytes_before(column: Any) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return how many bytes the values before each row have, and of all rows at the end, whatever memory they are in.
+
+    A number counts as eight, and so does a null of one; a string has none for its length. What memory holds below a
+    null is no value: ``flatten`` leaves it out.
+    """
+    kind, before = column.type, np.zeros(len(column) + 1, np.int64)
+    if pa.types.is_struct(kind):
+        fields = column.flatten() if column.null_count else map(column.field, range(kind.num_fields))
+        for values in fields:
+            before += _bytes_before(values)
+    elif pa.types.is_list(kind):
+        np.cumsum(pc.list_value_length(column).fill_null(0), out=before[1:])
+        before = _bytes_before(column.flatten())[before]
+    elif pa.types.is_string(kind):
+        if column.null_count < len(column):
+            np.cumsum(pc.binary_length(column).fill_null(0), out=before[1:])
+    else:
+        before += np.arange(len(before)) * 8
+    return before
 
 
 def _with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -222,6 +223,7 @@ class ParquetStore:
         hour: datetime,
         columns: list[str] | None = None,
         *,
+        rows: "np.ndarray[Any, np.dtype[np.bool_]] | None" = None,
         without: frozenset[str] = frozenset(),
     ) -> Iterator[pa.RecordBatch]:
         """Yield a partition's rows in batches, in the order of the file; nothing where there is no file.
@@ -232,13 +234,14 @@ class ParquetStore:
             table: whose.
             hour: the partition.
             columns: names of columns; None for all.
+            rows: of each row of the file, whether it is wanted; None: all are.
             without: names of columns, and of fields at any depth, that are left out.
         """
         wanted = without_fields(arrow_schema(table), without)
         if columns is not None:
             wanted = pa.schema([wanted.field(name) for name in columns])
         yield from io.translating_parquet_errors(
-            self.target(table, hour), io.read_batches(self._opener(table, hour), wanted)
+            self.target(table, hour), io.read_batches(self._opener(table, hour), wanted, rows)
         )
 
     def read_small(self, table: Table, hour: datetime, most_rows: int) -> tuple[str, pa.RecordBatch] | None:

@@ -190,17 +190,24 @@ class PartitionTransaction:
             ):
                 yield CopyWriter(copy, behind)
 
-    def merge(self) -> MergeStats:
-        """Make the partition's rows equal to the staged ones; rows that did not change are left alone."""
+    def merge(self, *, kept: int = 0, gone: Sequence[str] | None = None) -> MergeStats:
+        """Make the partition's rows equal to the staged ones; rows that did not change are left alone.
+
+        Where only some were staged, ``gone`` are the rows that the partition has no longer, and ``kept`` counts those
+        that stay as they are.
+        """
         with translating_database_errors(self.url, f"Writing trajectories of {self.partition_key}"):
             self.connection.execute("ALTER TABLE staged ADD PRIMARY KEY (run_id)")
-            removed = self.remove(
-                "t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)",
-                self.partition_key,
-            )
+            if gone is None:
+                removed = self.remove(
+                    "t.partition_key = %s AND NOT EXISTS (SELECT FROM staged s WHERE s.run_id = t.run_id)",
+                    self.partition_key,
+                )
+            else:
+                removed = self.remove("t.partition_key = %s AND t.run_id = ANY(%s)", self.partition_key, list(gone))
             row = self.connection.execute(_MERGE, [self.partition_key]).fetchone()
         staged, inserted, updated = row or (0, 0, 0)
-        return MergeStats(inserted, updated, staged - inserted - updated, removed)
+        return MergeStats(inserted, updated, kept + staged - inserted - updated, removed)
 
     def clear(self) -> MergeStats:
         """Remove the trajectories and the quarantine of a partition that has no runs."""
@@ -233,14 +240,14 @@ class PartitionTransaction:
             storable.sort(key=lambda row: str(row["run_id"]))
             cursor.executemany(_QUARANTINE, [{**row, "key": self.partition_key} for row in storable])
 
-    def remove(self, condition: LiteralString, value: Any) -> int:
+    def remove(self, condition: LiteralString, *values: Any) -> int:
         """Remove trajectories ``t`` by a condition; their first capture is remembered, as they may come back."""
         return self.connection.execute(
             f"WITH gone AS (DELETE FROM trajectory.trajectories t WHERE {condition}"
             " RETURNING run_id, first_captured_at),"
             " remembered AS (UPDATE trajectory.run_locations c SET first_captured_at = gone.first_captured_at FROM gone"
             " WHERE c.run_id = gone.run_id) SELECT FROM gone",
-            [value],
+            values,
         ).rowcount
 
     def runs_moved_away(self, run_ids: Sequence[str]) -> list[str]:

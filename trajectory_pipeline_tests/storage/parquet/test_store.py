@@ -12,12 +12,14 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import fsspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -72,11 +74,41 @@ def test_partition_is_one_file_in_the_folder_of_its_hour(store: ParquetStore, tm
 
 def test_small_batches_are_joined_into_row_groups(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [batch(trajectory(f"run-{number:04}")) for number in range(7)]
-    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 3 * batches[0].nbytes)
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 3 * io._bytes_of(pa.Table.from_batches(batches[:1])))
     store.write(TRAJECTORIES, HOUR, batches)
     file = pq.ParquetFile(path_in(store)).metadata
     assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [3, 3, 1]
     assert run_ids(store) == [f"run-{number:04}" for number in range(7)]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 50])
+def test_same_rows_make_the_same_file_however_they_are_divided(
+    store: ParquetStore, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Rows that are merged, or read back from a file, come in other batches, and with other null bitmaps."""
+    rows = batch(*[trajectory(f"run-{number:04}") for number in range(50)])
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * io._bytes_of(pa.Table.from_batches([rows.slice(0, 1)])))
+    written = store.write(TRAJECTORIES, HOUR, [rows])
+    monkeypatch.setattr(io, "_ROWS_AT_ONCE", at_once)
+    read = list(store.read(TRAJECTORIES, HOUR))
+    assert max(each.num_rows for each in read) <= at_once
+    assert store.write(TRAJECTORIES, HOUR + timedelta(hours=1), read).sha256 == written.sha256
+    parts = [rows.slice(first, at_once) for first in range(0, 50, at_once)]
+    assert store.write(TRAJECTORIES, HOUR + timedelta(hours=2), parts).sha256 == written.sha256
+
+
+@pytest.mark.parametrize("wanted", [[], [0], [3, 4, 49], range(50)])
+def test_wanted_rows_alone_are_read(
+    store: ParquetStore, monkeypatch: pytest.MonkeyPatch, wanted: Sequence[int]
+) -> None:
+    rows = batch(*[trajectory(f"run-{number:04}") for number in range(50)])
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * io._bytes_of(pa.Table.from_batches([rows.slice(0, 1)])))
+    monkeypatch.setattr(io, "_ROWS_AT_ONCE", 2)
+    store.write(TRAJECTORIES, HOUR, [rows])
+    read = list(store.read(TRAJECTORIES, HOUR, ["run_id"], np.isin(np.arange(50), wanted)))
+    assert [run_id for each in read for run_id in each.column(0).to_pylist()] == [
+        f"run-{number:04}" for number in wanted
+    ]
 
 
 def test_empty_batch_makes_no_row_group(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
