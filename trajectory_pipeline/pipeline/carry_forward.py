@@ -101,7 +101,7 @@ class RawRows:
         contexts: dict[str, Context] = {}
         traced: set[str] = set()
         rows = 0 if self.is_changed is None else len(self.is_changed)
-        for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"], self.is_changed):
+        for batch in self.storage.parquet.read(TERMINAL_RUNS, self.hour, ["run_id", "context"], rows=self.is_changed):
             rows += batch.num_rows if self.is_changed is None else 0
             for row in batch.to_pylist():
                 context = row["context"]

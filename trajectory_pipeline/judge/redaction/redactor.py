@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from trajectory_pipeline.judge.redaction.patterns import find_secrets
 from trajectory_pipeline.judge.redaction.personal_data import find_personal_data
@@ -25,6 +26,8 @@ _PLACEHOLDER = re.compile(r"\[(?:secret|personal):[a-z_0-9]{1,20}:[0-9a-f]{8}\]"
 _LINE_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")
 _TAG_LENGTH = 8
 _MAX_ROUNDS = 8
+_REMEMBERED_CHARACTERS = 4_000
+"""Shorter texts are remembered: names and arguments recur in a transcript, and all of it as context of later runs."""
 _SPECIFIC = ("private_key", "jwt", "api_key", "basic", "iban", "card", "email", "phone", "ip")
 """Kinds found by the form of the value itself, by their precedence where findings overlap."""
 
@@ -49,6 +52,11 @@ class Redactor:
         self._check_deadline()
         if self.mode == RedactionMode.OFF:
             return text
+        if len(text) <= _REMEMBERED_CHARACTERS:
+            return _remembered(self.mode, self.key, text)
+        return self._redacted(text)
+
+    def _redacted(self, text: str) -> str:
         # A placeholder may expose a value that its neighbor hid.
         for _ in range(_MAX_ROUNDS):
             redacted = self._once(text)
@@ -77,6 +85,11 @@ class Redactor:
             parts += [text[at : span.start], f"[{family}:{span.kind}:{tag}]"]
             at = span.end
         return "".join([*parts, text[at:]])
+
+
+@lru_cache(maxsize=2_048)
+def _remembered(mode: RedactionMode, key: bytes, text: str) -> str:
+    return Redactor(mode, key)._redacted(text)
 
 
 def _resolve_overlaps(

@@ -51,6 +51,8 @@ _SPEAKING_TOOL = re.compile(
     re.IGNORECASE,
 )
 """Tools that only speak, by what their name says: ``send_message`` of Letta's older agents, ``reply_to_user``."""
+_SOURCE_ID = re.compile(r"(?:(?:run|step|message|agent)-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""Ids of this form hold nothing to redact, and a transcript has hundreds."""
 _MARKS = ("->", "<-", "??", "!!", "[…", "(reasoning)", "(text)", "(stdout)", "(stderr)")
 _USER_KINDS: dict[str, PassageSource] = {
     "user": "person",
@@ -334,6 +336,8 @@ class _TranscriptBuilder:
         if value is None or value == "":
             return "-"
         name = as_text(value)
+        if _SOURCE_ID.fullmatch(name):
+            return name
         # A blank is the only white space that is printable.
         if not name.isprintable() or " " in name:
             name = "".join(c if c.isprintable() and not c.isspace() else f"\\u{{{ord(c):x}}}" for c in name)

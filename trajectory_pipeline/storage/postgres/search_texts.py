@@ -17,17 +17,17 @@ from trajectory_pipeline.storage.postgres.verdict_status import EARLIER_RUNS, LO
 # A verdict under an earlier policy speaks of the same content: it stands until there is one under the current policy.
 _SOURCES: LiteralString = (
     """
-WITH RECURSIVE chosen AS (
+WITH chosen AS (
     SELECT run_id, continues_run_id, content_digest, partition_key FROM trajectory.trajectories
     WHERE deleted_at IS NULL AND (partition_key = ANY(%(keys)s) OR run_id = ANY(%(run_ids)s))
-), """
-    + EARLIER_RUNS
-    + """, source AS (
+), source AS (
     SELECT c.run_id, c.partition_key, e.run_ids || c.run_id AS task_run_ids,
         e.digests || c.content_digest AS task_digests, v.verdict_key, v.summary, v.lesson,
         CASE WHEN e.run_ids IS NULL THEN c.content_digest ELSE encode(sha256(convert_to(
             array_to_string(e.digests || c.content_digest, E'\\n'), 'UTF8')), 'hex') END AS content_digest
-    FROM chosen c LEFT JOIN earlier e ON e.judged = c.run_id LEFT JOIN LATERAL (
+    FROM chosen c """
+    + EARLIER_RUNS
+    + """ LEFT JOIN LATERAL (
         SELECT v.verdict_key, v.summary, v.lesson
         FROM trajectory.verdicts v LEFT JOIN trajectory.policies p USING (policy_id)
         WHERE v.run_id = c.run_id AND v.content_digest = c.content_digest AND v.repetition = 0 AND NOT v.erased

@@ -28,58 +28,63 @@ MOST_EARLIER_RUNS = 8
 DEFAULT_THREAD_WINDOW = timedelta(hours=24)
 """Age up to which earlier runs are offered where there is no conversation: all such runs of an agent are one thread."""
 _LIMITS = {"longest": LONGEST_CHAIN, "most": MOST_EARLIER_RUNS, "window": DEFAULT_THREAD_WINDOW}
+EARLIER_RUNS: LiteralString = """
+CROSS JOIN LATERAL (
+    WITH RECURSIVE chain (run_id, depth, seen) AS (
+        SELECT c.continues_run_id, 1, ARRAY[c.run_id]
+        WHERE c.continues_run_id IS NOT NULL AND c.continues_run_id <> c.run_id
+        UNION ALL
+        SELECT t.continues_run_id, n.depth + 1, n.seen || t.run_id
+        FROM chain n JOIN trajectory.trajectories t ON t.run_id = n.run_id
+        WHERE n.depth < %(longest)s AND NOT (t.continues_run_id = ANY(n.seen || t.run_id))
+    )
+    SELECT array_agg(t.run_id ORDER BY n.depth DESC) AS run_ids,
+        array_agg(t.content_digest ORDER BY n.depth DESC) AS digests
+    FROM chain n JOIN trajectory.trajectories t ON t.run_id = n.run_id AND t.deleted_at IS NULL
+) e
+"""
+"""The runs ``e`` that the run ``c`` continues, the earliest first, with their digests; null where there are none.
+
+For each run on its own, as is what follows: where the planner expects one run in a new partition and there are
+thousands, joins of all their chains and conversations took minutes.
+"""
 _IS_EARLIER: LiteralString = """t.deleted_at IS NULL AND t.message_count > 0
             AND (t.start_time, t.run_id) < (c.start_time, c.run_id)
             AND coalesce(t.end_time, t.start_time) <= c.start_time
             AND t.run_id <> ALL(coalesce(e.run_ids, ARRAY[]::text[])) ORDER BY t.start_time DESC, t.run_id DESC"""
-EARLIER_RUNS: LiteralString = """
-chain (judged, run_id, depth, seen) AS (
-    SELECT c.run_id, c.continues_run_id, 1, ARRAY[c.run_id] FROM chosen c
-    WHERE c.continues_run_id IS NOT NULL AND c.continues_run_id <> c.run_id
-    UNION ALL
-    SELECT c.judged, t.continues_run_id, c.depth + 1, c.seen || t.run_id
-    FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id
-    WHERE c.depth < %(longest)s AND NOT (t.continues_run_id = ANY(c.seen || t.run_id))
-), earlier AS (
-    SELECT c.judged, array_agg(t.run_id ORDER BY c.depth DESC) AS run_ids,
-        array_agg(t.content_digest ORDER BY c.depth DESC) AS digests
-    FROM chain c JOIN trajectory.trajectories t ON t.run_id = c.run_id AND t.deleted_at IS NULL GROUP BY c.judged
-)
-"""
-"""The runs that each of ``chosen`` continues, the earliest first, with their digests; for a recursive query."""
 _CANDIDATES: LiteralString = (
     """
-WITH RECURSIVE chosen AS (
+WITH chosen AS (
     SELECT t.run_id, t.continues_run_id, t.content_digest, t.partition_key, t.organization_id, t.agent_id,
         t.heuristic_outcome, t.message_count, t.signals, t.updated_at, coalesce(t.end_time, t.start_time) AS ended_at,
         t.conversation_id, t.start_time, t.context_digest
     FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {condition}
-), """
-    + EARLIER_RUNS
-    + """, conversation AS (
-    SELECT c.run_id AS judged, array_agg(x.run_id ORDER BY x.start_time, x.run_id) AS run_ids,
-        array_agg(x.content_digest ORDER BY x.start_time, x.run_id) AS digests, max(x.updated_at) AS updated_at
-    FROM chosen c LEFT JOIN earlier e ON e.judged = c.run_id CROSS JOIN LATERAL (
-        (SELECT t.run_id, t.content_digest, t.start_time, t.updated_at FROM trajectory.trajectories t
-            WHERE c.conversation_id IS NOT NULL AND t.agent_id = c.agent_id
-            AND t.conversation_id = c.conversation_id AND {is_earlier} LIMIT %(most)s)
-        UNION ALL
-        (SELECT t.run_id, t.content_digest, t.start_time, t.updated_at FROM trajectory.trajectories t
-            WHERE c.conversation_id IS NULL AND t.agent_id = c.agent_id
-            AND t.conversation_id IS NULL AND t.start_time >= c.start_time - %(window)s::interval
-            AND {is_earlier} LIMIT %(most)s)
-    ) x GROUP BY 1
 ), keyed AS (
-    SELECT t.*, coalesce(e.run_ids, ARRAY[]::text[]) AS earlier_run_ids,
+    SELECT c.*, coalesce(e.run_ids, ARRAY[]::text[]) AS earlier_run_ids,
         coalesce(e.digests, ARRAY[]::text[]) AS earlier_digests, %(repetition)s::bigint AS repetition,
         coalesce(v.run_ids, ARRAY[]::text[]) AS conversation_run_ids,
         coalesce(v.digests, ARRAY[]::text[]) AS conversation_digests,
-        greatest(t.updated_at, v.updated_at) AS changed_at,
+        greatest(c.updated_at, v.updated_at) AS changed_at,
         encode(sha256(convert_to(array_to_string(
-            e.digests || t.content_digest || ARRAY(SELECT 'earlier ' || d FROM unnest(v.digests) d)
-                || ('told ' || t.context_digest) || %(policy)s::text || nullif(%(repetition)s::bigint, 0)::text, E'\\n'
+            e.digests || c.content_digest || ARRAY(SELECT 'earlier ' || d FROM unnest(v.digests) d)
+                || ('told ' || c.context_digest) || %(policy)s::text || nullif(%(repetition)s::bigint, 0)::text, E'\\n'
         ), 'UTF8')), 'hex') AS verdict_key
-    FROM chosen t LEFT JOIN earlier e ON e.judged = t.run_id LEFT JOIN conversation v ON v.judged = t.run_id
+    FROM chosen c """
+    + EARLIER_RUNS
+    + """ CROSS JOIN LATERAL (
+        SELECT array_agg(x.run_id ORDER BY x.start_time, x.run_id) AS run_ids,
+            array_agg(x.content_digest ORDER BY x.start_time, x.run_id) AS digests, max(x.updated_at) AS updated_at
+        FROM (
+            (SELECT t.run_id, t.content_digest, t.start_time, t.updated_at FROM trajectory.trajectories t
+                WHERE c.conversation_id IS NOT NULL AND t.agent_id = c.agent_id
+                AND t.conversation_id = c.conversation_id AND {is_earlier} LIMIT %(most)s)
+            UNION ALL
+            (SELECT t.run_id, t.content_digest, t.start_time, t.updated_at FROM trajectory.trajectories t
+                WHERE c.conversation_id IS NULL AND t.agent_id = c.agent_id
+                AND t.conversation_id IS NULL AND t.start_time >= c.start_time - %(window)s::interval
+                AND {is_earlier} LIMIT %(most)s)
+        ) x
+    ) v
 ), candidate AS (
     SELECT k.*, v.verdict_status, v.error_class, v.failures,
         v.next_attempt_at, v.deferred_usd, v.deferred_tokens,
