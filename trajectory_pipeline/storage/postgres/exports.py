@@ -25,22 +25,20 @@ _VERDICT = (
     *("tags", "task_category", "summary", "lesson", "policy_id", "simulated"),
 )
 _SELECT = """
-WITH RECURSIVE chosen AS (
-    SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, t.continues_run_id, f.family_id,
-        coalesce(t.end_time, t.start_time) AS ended
-    FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)
-    LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE {conditions}
-),
-chain (run_id, root, depth) AS (
-    SELECT run_id, continues_run_id, 1 FROM chosen WHERE continues_run_id IS NOT NULL
-    UNION ALL
-    SELECT c.run_id, t.continues_run_id, c.depth + 1 FROM chain c
-    JOIN trajectory.trajectories t ON t.run_id = c.root
-    WHERE t.continues_run_id IS NOT NULL AND c.depth < 1000
-),
-root AS (SELECT DISTINCT ON (run_id) run_id, root FROM chain ORDER BY run_id, depth DESC)
-SELECT run_id, partition_key, content_digest, conversation_id, coalesce(root.root, run_id) AS chain, family_id
-FROM chosen LEFT JOIN root USING (run_id) ORDER BY ended, run_id
+SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, coalesce(first.run_id, o.run_id) AS chain,
+    f.family_id
+FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)
+LEFT JOIN trajectory.task_family_runs f USING (run_id)
+LEFT JOIN LATERAL (
+    WITH RECURSIVE chain (run_id, depth) AS (
+        SELECT t.continues_run_id, 1 WHERE t.continues_run_id IS NOT NULL
+        UNION ALL
+        SELECT e.continues_run_id, c.depth + 1 FROM chain c JOIN trajectory.trajectories e USING (run_id)
+        WHERE e.continues_run_id IS NOT NULL AND c.depth < 1000
+    )
+    SELECT run_id FROM chain ORDER BY depth DESC LIMIT 1
+) first ON true
+WHERE {conditions} ORDER BY coalesce(t.end_time, t.start_time), o.run_id
 """
 _READ_VERDICTS = f"""
 SELECT o.run_id, o.judge_model AS model, {", ".join(f"o.{name}" for name in _VERDICT)}, c.probability_success

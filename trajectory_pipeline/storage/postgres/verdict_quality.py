@@ -7,28 +7,27 @@ from dataclasses import dataclass
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
-# The verdict on the content as it is now; repetitions are no verdicts of their own.
-_VERDICTS = """
-    SELECT DISTINCT ON (v.run_id) v.* FROM trajectory.verdicts v JOIN trajectory.trajectories t USING (run_id)
-    WHERE v.policy_id = %(policy)s AND v.content_digest = t.content_digest AND v.repetition = 0
-        AND t.deleted_at IS NULL
-    ORDER BY v.run_id, v.updated_at DESC, v.verdict_key"""
+# The verdict on the content as it is now; repetitions are no verdicts of their own. Looked up run by run: a planner
+# without statistics joins all verdicts with all runs, one by one.
+_VERDICT = """LATERAL (
+    SELECT v.* FROM trajectory.verdicts v
+    WHERE v.run_id = t.run_id AND v.content_digest = t.content_digest AND v.policy_id = %(policy)s AND v.repetition = 0
+    ORDER BY v.updated_at DESC, v.verdict_key LIMIT 1
+) v"""
 _COUNTS = f"""
-WITH v AS ({_VERDICTS}),
-cited AS (
-    SELECT v.run_id, count(*) AS citations, count(*) FILTER (WHERE (c ->> 'valid')::boolean) AS valid
-    FROM v, jsonb_array_elements(v.requirements) AS r, jsonb_array_elements(r -> 'evidence') AS c GROUP BY 1
-)
 SELECT count(*) FILTER (WHERE v.verdict_status IN ('judged', 'insufficient_evidence')) AS answered,
     count(*) FILTER (WHERE v.verdict_status = 'insufficient_evidence' OR v.outcome = 'unknown') AS undecided,
     coalesce(sum(cited.citations), 0)::bigint AS citations, coalesce(sum(cited.valid), 0)::bigint AS valid_citations,
-    count(cited.run_id) AS citing
-FROM v LEFT JOIN cited USING (run_id)"""
+    count(*) FILTER (WHERE cited.citations > 0) AS citing
+FROM trajectory.trajectories t CROSS JOIN {_VERDICT} CROSS JOIN LATERAL (
+    SELECT count(*) AS citations, count(*) FILTER (WHERE (c ->> 'valid')::boolean) AS valid
+    FROM jsonb_array_elements(v.requirements) AS r, jsonb_array_elements(r -> 'evidence') AS c
+) cited
+WHERE t.deleted_at IS NULL"""
 _RUNS = f"""
-WITH v AS ({_VERDICTS})
 SELECT t.run_id, coalesce(t.agent_name, t.agent_id) AS agent, CASE WHEN v.outcome <> 'unknown' THEN v.outcome END
     AS outcome, to_char(date_trunc('week', coalesce(t.end_time, t.start_time) AT TIME ZONE 'UTC'), 'YYYY-MM-DD') AS week
-FROM trajectory.trajectories t LEFT JOIN v USING (run_id)
+FROM trajectory.trajectories t LEFT JOIN {_VERDICT} ON true
 WHERE t.deleted_at IS NULL AND (%(first)s::text IS NULL OR t.partition_key >= %(first)s)
     AND (%(after_last)s::text IS NULL OR t.partition_key < %(after_last)s)
 ORDER BY week, agent, t.run_id"""
