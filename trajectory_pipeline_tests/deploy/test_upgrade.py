@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
+from trajectory_pipeline.letta.snapshot import LettaSource
+from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions, find_stale_partitions
 from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
+from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.distributed.equality import check_equal_to_scratch
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
@@ -36,7 +38,9 @@ hours = [datetime.fromisoformat(hour) for hour in order["hours"]]
 if order["migrate"]:
     migrate(order["database"])
 try:
-    pipeline.capture(*hours)
+    for number in range(order["rounds"]):
+        pipeline.capture(*hours)
+        print("round", number, flush=True)
     for hour in hours[:order["judged"]]:
         pipeline.refine(hour)
 except PipelineError as error:
@@ -54,7 +58,9 @@ def old_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_old_version(folder: Path, pipeline: Pipeline, hours: list[datetime], *, migrates: bool, judged: int) -> str:
+def start_old_version(
+    folder: Path, pipeline: Pipeline, hours: list[datetime], *, migrates: bool = False, judged: int = 0, rounds: int = 1
+) -> "subprocess.Popen[str]":
     order = {
         "letta": pipeline.letta_url,
         "database": pipeline.database_url,
@@ -63,17 +69,23 @@ def run_old_version(folder: Path, pipeline: Pipeline, hours: list[datetime], *, 
         "hours": [hour.isoformat() for hour in hours],
         "migrate": migrates,
         "judged": judged,
+        "rounds": rounds,
     }
-    result = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", OLD_PROGRAM, json.dumps(order)],
         env={**os.environ, "PYTHONPATH": str(folder)},
         cwd=folder,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+
+
+def last_line(process: "subprocess.Popen[str]") -> str:
+    """Return the last line that the older version says, when it has ended."""
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return out.splitlines()[-1]
 
 
 def test_upgrade_goes_on_where_the_older_version_stopped(
@@ -85,7 +97,7 @@ def test_upgrade_goes_on_where_the_older_version_stopped(
 ) -> None:
     hours = sorted(sample_partitions())[-12:]
     pipeline = Pipeline(letta_database, make_database(None), tmp_path / "parquet", judge.base_url)
-    assert run_old_version(old_version, pipeline, hours, migrates=True, judged=2) == ""
+    assert last_line(start_old_version(old_version, pipeline, hours, migrates=True, judged=2)) == "round 0"
     paid = "SELECT run_id, verdict_key, verdict_status, outcome, cost_usd FROM trajectory.verdicts ORDER BY 1, 2"
     verdicts = pipeline.ask(paid)
     assert verdicts
@@ -99,7 +111,7 @@ def test_upgrade_goes_on_where_the_older_version_stopped(
 
     # A worker of the older version that is still there changes nothing, and says why.
     before = pipeline.files()
-    said = run_old_version(old_version, pipeline, hours[:1], migrates=False, judged=0)
+    said = last_line(start_old_version(old_version, pipeline, hours[:1]))
     assert f"is at revision {head_revision()}" in said
     assert pipeline.files() == before
 
@@ -110,3 +122,27 @@ def test_upgrade_goes_on_where_the_older_version_stopped(
     check_equal_to_scratch(pipeline, scratch, hours, complete=False)
     assert built_by_older_versions(pipeline.database) == []
     assert [row for row in pipeline.ask(paid) if row in verdicts] == verdicts
+
+
+def test_two_versions_at_work_during_a_rollout_leave_what_the_new_one_makes(
+    old_version: Path, letta_database: str, make_database: Callable[[str | None], str], tmp_path: Path
+) -> None:
+    hours = sorted(sample_partitions())[-4:]
+    pipeline = Pipeline(letta_database, make_database(None), tmp_path / "parquet")
+    # The older version captures without a pause, and rows change under it.
+    old = start_old_version(old_version, pipeline, hours, migrates=True, rounds=10_000)
+    try:
+        assert old.stdout is not None
+        assert old.stdout.readline() == "round 0\n"
+        mark(pipeline, "during the rollout", hours)
+        migrate(pipeline.database_url)
+        # The new version works at once, on the same partitions, while the older one may be in the middle of one.
+        pipeline.capture(*hours)
+        assert f"is at revision {head_revision()}" in last_line(old)
+    finally:
+        old.kill()
+        old.wait()
+    pipeline.capture(*find_stale_partitions(LettaSource(pipeline.letta_url), pipeline.database, hours))
+    scratch = Pipeline(letta_database, make_database("template_trajectory"), tmp_path / "scratch")
+    scratch.capture(*hours)
+    check_equal_to_scratch(pipeline, scratch, hours, complete=False)
