@@ -105,7 +105,7 @@ def test_wanted_rows_alone_are_read(
     monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * io._bytes_of(pa.Table.from_batches([rows.slice(0, 1)])))
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", 2)
     store.write(TRAJECTORIES, HOUR, [rows])
-    read = list(store.read(TRAJECTORIES, HOUR, ["run_id"], np.isin(np.arange(50), wanted)))
+    read = list(store.read(TRAJECTORIES, HOUR, ["run_id"], rows=np.isin(np.arange(50), wanted)))
     assert [run_id for each in read for run_id in each.column(0).to_pylist()] == [
         f"run-{number:04}" for number in wanted
     ]
