@@ -24,6 +24,7 @@ from trajectory_pipeline.storage.postgres.verdict_status import (
     abandoned_verdicts,
     judging_candidates,
     partitions_with_pending_verdicts,
+    stored_verdicts,
 )
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline_tests.storage.calls import begin_calls, reservation
@@ -174,6 +175,25 @@ def test_latest_earlier_runs_of_a_conversation_are_offered(
     capture(database, *(of_conversation(f"{n:02}", 2 * n) for n in range(count + 1)))
     wanted = tuple(f"{n:02}" for n in range(count - MOST_EARLIER_RUNS, count))
     assert found_in(verdicts)[f"{count:02}"].conversation_run_ids == wanted
+
+
+def test_conversations_of_a_new_partition_are_looked_up_once_for_each_run(
+    database: TrajectoryDatabase, verdicts: VerdictStore
+) -> None:
+    """Postgres has no statistics of it yet, and expects a single run."""
+    runs = [of_conversation(f"{n:03}", n, conversation_id=f"conversation {n // 2}") for n in range(200)]
+    capture(database, *runs)
+    found = found_in(verdicts)
+    save(
+        verdicts, *(of_policy(one.run_id, one.verdict_key, content_digest=one.content_digest) for one in found.values())
+    )
+    with psycopg.connect(database.url) as connection:
+        assert len(list(stored_verdicts(connection, POLICY.policy_id, KEY))) == len(runs)
+        row = connection.execute(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'trajectories'"
+        ).fetchone()
+    assert row is not None
+    assert len(runs) < row[0] < 10 * len(runs)
 
 
 def test_default_thread_is_followed_for_a_day(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
