@@ -25,6 +25,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.parquet import io
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
@@ -112,7 +113,7 @@ _EDITS = {
 }
 
 
-@pytest.mark.parametrize("edit", _EDITS)
+@pytest.mark.parametrize("edit", some_heavy(_EDITS, "a message", "metrics of steps", "a run that moved"))
 def test_edited_run_alone_is_read_and_converted(captured: Pipeline, done: dict[str, list[str]], edit: str) -> None:
     run_id = some_run(captured)
     captured.change_source(_EDITS[edit].format(run=run_id))
@@ -224,7 +225,10 @@ def _ask_for_all(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [_lose_the_versions, _edit_the_raw_file, _come_from_another_source, _ask_for_all],
+    some_heavy(
+        [_lose_the_versions, _edit_the_raw_file, _come_from_another_source, _ask_for_all],
+        *(_edit_the_raw_file, _come_from_another_source),
+    ),
     ids=lambda do: do.__name__,
 )
 def test_all_runs_are_read_where_it_is_not_known_what_changed(
