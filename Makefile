@@ -87,8 +87,9 @@ storage-check: $(DEPLOY_READY) $(AZURITE)  ## The storage layer on four servers 
 
 PARTITIONS ?= 48
 KILLS ?= 6
+WORKERS ?= 2
 celery: $(DEPLOY_READY)  ## Celery workers without a shared disk, killed at random (needs redis-server): make celery PARTITIONS=2000
-	@DISTRIBUTED_PARTITIONS=$(PARTITIONS) DISTRIBUTED_KILLS=$(KILLS) \
+	@DISTRIBUTED_PARTITIONS=$(PARTITIONS) DISTRIBUTED_KILLS=$(KILLS) DISTRIBUTED_WORKERS=$(WORKERS) \
 		$(BIN)/python -m pytest -s trajectory_pipeline_tests/distributed/check_kills.py
 
 lint: setup  ## Linter and formatter, as CI runs them.

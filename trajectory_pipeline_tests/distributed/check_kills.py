@@ -1,7 +1,8 @@
 """A backfill and judging on Celery workers, of which some are killed at random: the end equals a build from scratch.
 
-``DISTRIBUTED_PARTITIONS`` is how many (2,000 at full size), ``DISTRIBUTED_KILLS`` how many processes are killed,
-``DISTRIBUTED_SEED`` which ones and when. A failing run prints its seed.
+``DISTRIBUTED_PARTITIONS`` is how many (2,000 at full size), ``DISTRIBUTED_WORKERS`` by how many workers,
+``DISTRIBUTED_KILLS`` how many processes are killed, ``DISTRIBUTED_SEED`` which ones and when. A failing run prints its
+seed.
 """
 
 import os
@@ -28,6 +29,7 @@ from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 PARTITIONS = int(os.environ.get("DISTRIBUTED_PARTITIONS", "48"))
 KILLS = int(os.environ.get("DISTRIBUTED_KILLS", "6"))
+WORKERS = int(os.environ.get("DISTRIBUTED_WORKERS", "2"))
 SEED = int(os.environ.get("DISTRIBUTED_SEED", "0")) or random.randrange(1, 1_000_000)
 TABLES = (TERMINAL_RUNS, TRAJECTORIES, REFINED_OUTCOMES)
 PATIENCE_SECONDS = 900 + 4 * PARTITIONS
@@ -85,7 +87,7 @@ def test_killed_workers_broker_and_daemon_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     print(f"DISTRIBUTED_SEED={SEED}")
-    deployment = deploy(PARTITIONS, workers=2, batch=max(4, PARTITIONS // 80), ENABLE_TRAJECTORY_CAPTURE="true")
+    deployment = deploy(PARTITIONS, workers=WORKERS, batch=max(4, PARTITIONS // 80), ENABLE_TRAJECTORY_CAPTURE="true")
     system, hours, sink = deployment.system, deployment.hours, deployment.sink
     killer = Killer(deployment, random.Random(SEED))
     with running(system):
