@@ -26,7 +26,7 @@ _PLACEHOLDER = re.compile(r"\[(?:secret|personal):[a-z_0-9]{1,20}:[0-9a-f]{8}\]"
 _LINE_BREAKS = re.compile(r"""\\[nr]|\\|["'+]?\s+["']?""")
 _TAG_LENGTH = 8
 _MAX_ROUNDS = 8
-_REMEMBERED_CHARACTERS = 4_000
+_REMEMBERED_CHARACTERS = 2_000
 """Shorter texts are remembered: names and arguments recur in a transcript, and all of it as context of later runs."""
 _SPECIFIC = ("private_key", "jwt", "api_key", "basic", "iban", "card", "email", "phone", "ip")
 """Kinds found by the form of the value itself, by their precedence where findings overlap."""
@@ -87,7 +87,7 @@ class Redactor:
         return "".join([*parts, text[at:]])
 
 
-@lru_cache(maxsize=2_048)
+@lru_cache(maxsize=1_024)
 def _remembered(mode: RedactionMode, key: bytes, text: str) -> str:
     return Redactor(mode, key)._redacted(text)
 
