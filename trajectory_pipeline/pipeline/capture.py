@@ -283,7 +283,7 @@ class _Capture:
         present_rows = (
             nullcontext(())
             if self.fingerprint == EMPTY
-            else snapshot.prefetch_terminal_runs(self.hour, self.hour + HOUR, *([] if changed is None else [changed]))
+            else snapshot.prefetch_terminal_runs(self.hour, self.hour + HOUR, changed)
         )
         with (
             present_rows as read,

@@ -19,8 +19,8 @@ from trajectory_pipeline.pipeline.capture_counts import count_items, strings_of
 from trajectory_pipeline.pipeline.code_version import comparable_entry, conversion_code_version
 from trajectory_pipeline.pipeline.convert_range import RangeConversion
 from trajectory_pipeline.pipeline.erased_verdicts import erase_verdicts
-from trajectory_pipeline.pipeline.kept_trajectories import find_kept_trajectories
 from trajectory_pipeline.pipeline.merge_rows import Placed, merge_rows, place_rows
+from trajectory_pipeline.pipeline.unchanged_trajectories import find_unchanged_trajectories
 from trajectory_pipeline.runtime.memory import trim_memory_after, use_jemalloc
 from trajectory_pipeline.runtime.threads import read_ahead
 from trajectory_pipeline.schema.enums import PartitionResult
@@ -146,7 +146,7 @@ def materialize_trajectories(
                 # Asked before the COPY, which keeps the connection busy.
                 moved = None if small is None else partition.runs_moved_away(strings_of(small.column("run_id")))
                 whole = force or small is not None
-                kept = None if whole else find_kept_trajectories(hour, partition, parquet, raw_digest)
+                kept = None if whole else find_unchanged_trajectories(hour, partition, parquet, raw_digest)
                 is_raw = None if kept is None else kept.is_converted
                 positions = np.arange(raw_row_count) if is_raw is None else np.flatnonzero(is_raw)
                 with (

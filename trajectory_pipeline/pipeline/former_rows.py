@@ -37,7 +37,7 @@ class FormerRows:
         recorded: what the ledger's side knows of the file.
         versions: ``run_id`` and ``version`` of the runs that the source has, sorted.
         positions: of each row of the file among ``versions``; -1 where the source lacks it, may show another now, or is
-            is in ``control``.
+            in ``control``.
         control: ids of runs that did not change and are read too, which shows whether the source hides anything now.
     """
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.verdict_status import FIRST_RUN
 
 _CONDITIONS = {
     "outcomes": "coalesce(o.outcome, o.heuristic_outcome) = ANY(%(outcomes)s)",
@@ -24,21 +25,11 @@ _VERDICT = (
     *("verdict_status", "outcome", "outcome_confidence", "failure_owner", "failure_mode", "learning_value"),
     *("tags", "task_category", "summary", "lesson", "policy_id", "simulated"),
 )
-_SELECT = """
-SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, coalesce(first.run_id, o.run_id) AS chain,
-    f.family_id
+_SELECT = f"""
+SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, chain.first_run_id AS chain, f.family_id
 FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)
-LEFT JOIN trajectory.task_family_runs f USING (run_id)
-LEFT JOIN LATERAL (
-    WITH RECURSIVE chain (run_id, depth) AS (
-        SELECT t.continues_run_id, 1 WHERE t.continues_run_id IS NOT NULL
-        UNION ALL
-        SELECT e.continues_run_id, c.depth + 1 FROM chain c JOIN trajectory.trajectories e USING (run_id)
-        WHERE e.continues_run_id IS NOT NULL AND c.depth < 1000
-    )
-    SELECT run_id FROM chain ORDER BY depth DESC LIMIT 1
-) first ON true
-WHERE {conditions} ORDER BY coalesce(t.end_time, t.start_time), o.run_id
+LEFT JOIN trajectory.task_family_runs f USING (run_id) CROSS JOIN {FIRST_RUN}
+WHERE {{conditions}} ORDER BY coalesce(t.end_time, t.start_time), o.run_id
 """
 _READ_VERDICTS = f"""
 SELECT o.run_id, o.judge_model AS model, {", ".join(f"o.{name}" for name in _VERDICT)}, c.probability_success

@@ -25,6 +25,7 @@ from trajectory_pipeline.schema.labels import (
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.label_samples import drawn_runs
+from trajectory_pipeline.storage.postgres.verdict_status import FIRST_RUN, VERDICT_OF_POLICY
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,8 @@ _NEWEST_REVISIONS = (
 )
 
 _LABELLED_VERDICTS = f"""
-WITH RECURSIVE l AS ({_HOLD} AND l.criterion = ANY(%(criteria)s) AND l.source = ANY(%(sources)s)),
-chain (run_id, root, depth) AS (
-    SELECT t.run_id, t.run_id, 0 FROM trajectory.trajectories t WHERE t.run_id IN (SELECT l.run_id FROM l)
-    UNION ALL
-    SELECT c.run_id, t.continues_run_id, c.depth + 1 FROM chain c
-    JOIN trajectory.trajectories t ON t.run_id = c.root
-    WHERE t.continues_run_id IS NOT NULL AND c.depth < 1000
-),
-root AS (SELECT DISTINCT ON (run_id) run_id, root FROM chain ORDER BY run_id, depth DESC)
-SELECT {_STORED}, t.agent_id, t.agent_name, t.models, coalesce(t.conversation_id, root.root) AS cluster,
+WITH l AS ({_HOLD} AND l.criterion = ANY(%(criteria)s) AND l.source = ANY(%(sources)s))
+SELECT {_STORED}, t.agent_id, t.agent_name, t.models, coalesce(t.conversation_id, chain.first_run_id) AS cluster,
     t.partition_key, t.end_time, coalesce(t.step_count, 0) AS step_count,
     coalesce(t.message_count, 0) AS message_count, ARRAY(
         SELECT turn.data ->> 'step_id' FROM jsonb_array_elements(t.data -> 'turns') WITH ORDINALITY turn (data, place)
@@ -86,13 +79,8 @@ SELECT {_STORED}, t.agent_id, t.agent_name, t.models, coalesce(t.conversation_id
     ), '') AS spoken, t.signals, t.heuristic_outcome, t.heuristic_confidence, %(policy)s::text AS policy_id,
     v.verdict_key, v.verdict_status, v.outcome, v.outcome_confidence, v.requirements, v.failure_owner, v.failure_mode,
     v.failed_step_id, v.interaction_depth, v.task_complexity, v.tool_use, v.reference_value, v.simulated, v.cost_usd
-FROM l JOIN trajectory.trajectories t USING (run_id) JOIN root USING (run_id)
-LEFT JOIN LATERAL (
-    SELECT v.* FROM trajectory.verdicts v
-    WHERE v.run_id = t.run_id AND v.policy_id = %(policy)s AND v.content_digest = t.content_digest
-        AND v.repetition = 0
-    ORDER BY v.updated_at DESC, v.verdict_key LIMIT 1
-) v ON true
+FROM l JOIN trajectory.trajectories t USING (run_id) CROSS JOIN {FIRST_RUN}
+LEFT JOIN {VERDICT_OF_POLICY} ON true
 ORDER BY l.run_id, l.criterion, l.item, l.annotator
 """
 

@@ -6,20 +6,15 @@ Every function raises ``SinkError`` if the database cannot be read.
 from dataclasses import dataclass
 
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.verdict_status import VERDICT_OF_POLICY
 
-# The verdict on the content as it is now; repetitions are no verdicts of their own. Looked up run by run: a planner
-# without statistics joins all verdicts with all runs, one by one.
-_VERDICT = """LATERAL (
-    SELECT v.* FROM trajectory.verdicts v
-    WHERE v.run_id = t.run_id AND v.content_digest = t.content_digest AND v.policy_id = %(policy)s AND v.repetition = 0
-    ORDER BY v.updated_at DESC, v.verdict_key LIMIT 1
-) v"""
+# Looked up run by run: a planner without statistics joins all verdicts with all runs, one by one.
 _COUNTS = f"""
 SELECT count(*) FILTER (WHERE v.verdict_status IN ('judged', 'insufficient_evidence')) AS answered,
     count(*) FILTER (WHERE v.verdict_status = 'insufficient_evidence' OR v.outcome = 'unknown') AS undecided,
     coalesce(sum(cited.citations), 0)::bigint AS citations, coalesce(sum(cited.valid), 0)::bigint AS valid_citations,
     count(*) FILTER (WHERE cited.citations > 0) AS citing
-FROM trajectory.trajectories t CROSS JOIN {_VERDICT} CROSS JOIN LATERAL (
+FROM trajectory.trajectories t CROSS JOIN {VERDICT_OF_POLICY} CROSS JOIN LATERAL (
     SELECT count(*) AS citations, count(*) FILTER (WHERE (c ->> 'valid')::boolean) AS valid
     FROM jsonb_array_elements(v.requirements) AS r, jsonb_array_elements(r -> 'evidence') AS c
 ) cited
@@ -27,7 +22,7 @@ WHERE t.deleted_at IS NULL"""
 _RUNS = f"""
 SELECT t.run_id, coalesce(t.agent_name, t.agent_id) AS agent, CASE WHEN v.outcome <> 'unknown' THEN v.outcome END
     AS outcome, to_char(date_trunc('week', coalesce(t.end_time, t.start_time) AT TIME ZONE 'UTC'), 'YYYY-MM-DD') AS week
-FROM trajectory.trajectories t LEFT JOIN {_VERDICT} ON true
+FROM trajectory.trajectories t LEFT JOIN {VERDICT_OF_POLICY} ON true
 WHERE t.deleted_at IS NULL AND (%(first)s::text IS NULL OR t.partition_key >= %(first)s)
     AND (%(after_last)s::text IS NULL OR t.partition_key < %(after_last)s)
 ORDER BY week, agent, t.run_id"""

@@ -48,6 +48,23 @@ CROSS JOIN LATERAL (
 For each run on its own, as is what follows: where the planner expects one run in a new partition and there are
 thousands, joins of all their chains and conversations took minutes.
 """
+FIRST_RUN: LiteralString = """LATERAL (
+    WITH RECURSIVE chain (run_id, depth) AS (
+        SELECT t.run_id, 0
+        UNION ALL
+        SELECT e.continues_run_id, c.depth + 1 FROM chain c JOIN trajectory.trajectories e USING (run_id)
+        WHERE e.continues_run_id IS NOT NULL AND c.depth < 1000
+    )
+    SELECT run_id AS first_run_id FROM chain ORDER BY depth DESC LIMIT 1
+) chain"""
+"""The first run of the chain that the run ``t`` is in, also where only its id is left: ``chain.first_run_id``."""
+VERDICT_OF_POLICY: LiteralString = """LATERAL (
+    SELECT v.* FROM trajectory.verdicts v
+    WHERE v.run_id = t.run_id AND v.policy_id = %(policy)s AND v.content_digest = t.content_digest
+        AND v.repetition = 0
+    ORDER BY v.updated_at DESC, v.verdict_key LIMIT 1
+) v"""
+"""The verdict ``v`` under a policy on the content of ``t`` as it is now; repetitions are no verdicts of their own."""
 _IS_EARLIER: LiteralString = """t.deleted_at IS NULL AND t.message_count > 0
             AND (t.start_time, t.run_id) < (c.start_time, c.run_id)
             AND coalesce(t.end_time, t.start_time) <= c.start_time

@@ -23,7 +23,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
-class KeptTrajectories:
+class UnchangedTrajectories:
     """The former file of trajectories, compared with the raw rows.
 
     Attributes:
@@ -51,9 +51,9 @@ class KeptTrajectories:
         return place_rows(store.read(TRAJECTORIES, hour, rows=is_kept), self.positions[is_kept])
 
 
-def find_kept_trajectories(
+def find_unchanged_trajectories(
     hour: datetime, partition: PartitionTransaction, store: ParquetStore, raw_digest: str | None
-) -> KeptTrajectories | None:
+) -> UnchangedTrajectories | None:
     """Compare a partition's trajectories with its raw rows; None where all must be converted.
 
     They stay only where both sinks hold what the ledger says, and where it is known which raw rows changed since.
@@ -81,7 +81,7 @@ def find_kept_trajectories(
     kept = former.filter(pa.array(positions >= 0))
     by_reference = kept.filter(pc.is_in(kept, value_set=pa.array(recorded.reference_run_ids, pa.string())))
     gone = strings_of(former.filter(pa.array(leaves)))
-    return KeptTrajectories(positions, is_converted, gone, len(moved), strings_of(by_reference))
+    return UnchangedTrajectories(positions, is_converted, gone, len(moved), strings_of(by_reference))
 
 
 def _is_in(run_ids: "pa.Array[Any]", among: "pa.Array[Any]") -> Flags:
