@@ -133,10 +133,10 @@ class Interrupted:
         with self.inner.snapshot() as snapshot:
             original = snapshot.prefetch_terminal_runs
 
-            def prefetch(start: datetime, end: datetime) -> AbstractContextManager[Iterator[Any]]:
+            def prefetch(start: datetime, end: datetime, only: Any = None) -> AbstractContextManager[Iterator[Any]]:
                 assert snapshot.run_ids(start, end)
                 self.happens()
-                return original(start, end)
+                return original(start, end, only)
 
             vars(snapshot)["prefetch_terminal_runs"] = prefetch
             yield snapshot
