@@ -15,7 +15,8 @@ import pytest
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions, find_stale_partitions
-from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
+from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.schema_revision import head_revision
 from trajectory_pipeline_tests.crashes.worker import mark
 from trajectory_pipeline_tests.distributed.equality import check_equal_to_scratch
 from trajectory_pipeline_tests.letta_sample import sample_partitions

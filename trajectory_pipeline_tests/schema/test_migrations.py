@@ -8,12 +8,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.storage.postgres import migrate as migrate_module
+from trajectory_pipeline.storage.postgres import schema_revision
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.migrate import head_revision, migrate
+from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.migrations import versions
+from trajectory_pipeline.storage.postgres.schema_revision import FOLDERS, head_revision, known_revisions
 
 RELEASED = {
     "0001_initial.py": "3437c224e8eb6d45a8d50f1443596c7cc899c5f7cd2ffe0681dc3a1534e0b5cb",
@@ -96,6 +99,12 @@ def test_migrate_that_fails_changes_nothing(empty_database: str) -> None:
         assert tables.fetchall() == [("verdicts",)]
 
 
+def test_known_revisions_are_those_of_the_migrations_in_order() -> None:
+    script = ScriptDirectory.from_config(migrate_module._config())
+    assert list(known_revisions()) == [one.revision for one in script.walk_revisions()][::-1]
+    assert head_revision() == script.get_current_head()
+
+
 def test_connect_without_the_schema_says_what_to_run(empty_database: str) -> None:
     with pytest.raises(SinkError, match=r"has no schema 'trajectory' yet: run `trajectory-pipeline migrate`\.$"):
         connect(empty_database)
@@ -149,11 +158,10 @@ def newer_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with monkeypatch.context() as patched:
         patched.setattr(migrate_module, "_config", lambda: config)
         patched.setattr(migrate_module, "LOCK_TIMEOUT_SECONDS", 0.4)
-        head_revision.cache_clear()
-        migrate_module._known_revisions.cache_clear()
+        patched.setattr(schema_revision, "FOLDERS", [*FOLDERS, tmp_path])
+        known_revisions.cache_clear()
         yield "9990"
-    head_revision.cache_clear()
-    migrate_module._known_revisions.cache_clear()
+    known_revisions.cache_clear()
 
 
 def test_migrate_behind_a_lock_blocks_no_reader_for_long(trajectory_database: str, newer_revision: str) -> None:

@@ -30,7 +30,7 @@ def test_embeddings_are_those_of_the_package_in_any_company(monkeypatch: pytest.
 
 @pytest.mark.process
 def test_loading_leaves_logging_alone() -> None:
-    """The package sets the root logger up for itself: lines of all libraries would be in a command's output."""
+    """The package sets up the root logger when imported: lines of all libraries would be in a command's output."""
     program = (
         "import logging\n"
         "from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama\n"

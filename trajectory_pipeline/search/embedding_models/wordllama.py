@@ -4,9 +4,8 @@ An embedding is the mean of the vectors of the text's tokens (256 numbers), so t
 """
 
 import hashlib
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from trajectory_pipeline.search.embedding_models import EmbeddingModel, Vector
 
 NAME = "wordllama"
 _WEIGHTS = "weights/l2_supercat_256.safetensors"
+_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 _TEXTS_AT_ONCE = 256
 
 
@@ -72,32 +72,38 @@ def _folder() -> Path:
     return Path(spec.origin).parent
 
 
-@contextmanager
-def _untouched_logging() -> Iterator[None]:
-    """Undo what importing the package does to the root logger: every library's lines would go to stderr."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
 @cache
 def load_wordllama() -> WordLlamaModel:
-    """Load the model from its package, once a process; nothing is downloaded.
+    """Load the model from its package's files, once a process; nothing is downloaded.
+
+    The package itself is not imported: it would make numbers of twice the size of these, and set up the root logger.
+    Weights are read from the file where they are used, so that processes share them.
 
     Raises:
         ImportError: the package is not installed.
         OSError: its files are not there.
+        ValueError: they are of another form than expected.
     """
-    with _untouched_logging():
-        import wordllama
+    from tokenizers import Tokenizer
 
     folder = _folder()
-    # With its default folder, the loader would look for the tokenizer in the home directory, and download it.
-    loaded = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
-    loaded.tokenizer.no_padding()
-    # As in its file: the package makes numbers of twice the size of them, and no others.
-    return WordLlamaModel(loaded.embedding.astype(np.float16), loaded.tokenizer)
+    tokenizer = Tokenizer.from_str((folder / _TOKENIZER).read_text(encoding="utf-8"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return WordLlamaModel(_weights(folder / _WEIGHTS), tokenizer)
+
+
+def _weights(path: Path) -> np.ndarray[Any, np.dtype[np.float16]]:
+    """Return a row of 16-bit floats for each token.
+
+    Source: the format of safetensors, https://huggingface.co/docs/safetensors: the length of the header in eight bytes,
+    the header as JSON, the numbers.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    (one,) = (value for name, value in header.items() if name != "__metadata__")
+    if one["dtype"] != "F16":
+        raise ValueError(f"The weights in {path} are of type {one['dtype']}; this version reads F16.")
+    at, shape = 8 + length + one["data_offsets"][0], tuple(one["shape"])
+    return np.memmap(path, dtype="<f2", mode="r", offset=at, shape=shape)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_loads
 
@@ -153,7 +152,7 @@ def translating_database_errors(url: str, doing: str) -> Iterator[None]:
     """Turn every error of a driver inside into a ``SinkError`` that names what was being done."""
     try:
         yield
-    except (psycopg.Error, sa.exc.DBAPIError) as error:
+    except psycopg.Error as error:
         raise database_error(url, doing, error) from error
 
 

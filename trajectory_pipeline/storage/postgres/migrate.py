@@ -1,4 +1,4 @@
-"""Bring the schema ``trajectory`` up to date, and refuse a database that is not.
+"""Bring the schema ``trajectory`` up to date.
 
 Migrations are append-only: a released revision is never edited, a change to the schema is a new one.
 """
@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -15,19 +14,21 @@ import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.schema.types import SCHEMA_NAME
 from trajectory_pipeline.storage.postgres.comments import apply_comments
 from trajectory_pipeline.storage.postgres.connection import begin, open_connection, translating_database_errors
 from trajectory_pipeline.storage.postgres.pgvector import ensure_embeddings_table
+from trajectory_pipeline.storage.postgres.schema_revision import (
+    VERSION_TABLE,
+    advice,
+    head_revision,
+    known_revisions,
+)
 from trajectory_pipeline.urls import describe_postgres
 
-_VERSION_TABLE = f"{SCHEMA_NAME}.alembic_version"
 _MINIMUM_SERVER = 14
-_UNRELEASED = frozenset(f"{number:04}" for number in range(1, 12))
-"""Revisions of versions before the first release, whose schema cannot be upgraded."""
 _ALEMBIC = threading.Lock()
 
 
@@ -78,10 +79,10 @@ def _migrate_once(url: str, *, rehearse: bool) -> tuple[str | None, str]:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('trajectory migration', 0))"))
         connection.execute(limit)
         before = _revision(connection)
-        if before is not None and before not in _known_revisions():
+        if before is not None and before not in known_revisions():
             raise SinkError(
                 f"The schema {SCHEMA_NAME!r} in {describe_postgres(url)} is at revision {before}, which this version"
-                f" does not know (its newest is {head_revision()}): {_advice(before)}."
+                f" does not know (its newest is {head_revision()}): {advice(before)}."
             )
         if before != head_revision():
             if before is None:
@@ -106,56 +107,15 @@ def _raising_driver_errors() -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        raise (error.orig or error) from error
-
-
-@cache
-def head_revision() -> str:
-    """Return the newest revision that this version of the package knows."""
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
-
-
-def require_migrated(url: str, connection: psycopg.Connection) -> None:
-    """Refuse a database whose schema is not that of this version.
-
-    Raises:
-        SinkError: the text says what to run.
-    """
-    try:
-        found = connection.execute(f"SELECT version_num FROM {_VERSION_TABLE}".encode()).fetchone()
-    except psycopg.errors.UndefinedTable:
-        raise SinkError(
-            f"The database {describe_postgres(url)} has no schema {SCHEMA_NAME!r} yet: run"
-            " `trajectory-pipeline migrate`."
-        ) from None
-    revision: str | None = found[0] if found else None
-    if revision != head_revision():
-        raise SinkError(
-            f"The schema {SCHEMA_NAME!r} in {describe_postgres(url)} is at revision {revision}, this version needs"
-            f" {head_revision()}: {_advice(revision)}."
-        )
-
-
-def _advice(revision: str | None) -> str:
-    if revision in _UNRELEASED:
-        return (
-            "an unreleased trajectory-pipeline made it, and it cannot be upgraded. Save what you need of it,"
-            f" `DROP SCHEMA {SCHEMA_NAME} CASCADE`, run `trajectory-pipeline migrate` and materialize again"
-        )
-    if revision is None or revision in _known_revisions():
-        return "run `trajectory-pipeline migrate`"
-    return "a newer trajectory-pipeline made it: update this one"
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from error
+        raise psycopg.DatabaseError(str(error)) from error
 
 
 def _make_schema(connection: sa.Connection) -> None:
     """Create the schema, unless an administrator did for a user who may not."""
     if connection.execute(sa.text("SELECT to_regnamespace(:name)"), {"name": SCHEMA_NAME}).scalar() is None:
         connection.execute(sa.text(f"CREATE SCHEMA {SCHEMA_NAME}"))
-
-
-@cache
-def _known_revisions() -> frozenset[str]:
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:
@@ -165,9 +125,9 @@ def _config() -> Config:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    if connection.execute(sa.text(f"SELECT to_regclass('{_VERSION_TABLE}')")).scalar() is None:
+    if connection.execute(sa.text(f"SELECT to_regclass('{VERSION_TABLE}')")).scalar() is None:
         return None
-    return connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()
+    return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
 
 
 def _refuse_old_servers(connection: sa.Connection, url: str) -> None:

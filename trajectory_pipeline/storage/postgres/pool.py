@@ -12,7 +12,7 @@ from typing import Self
 import psycopg
 
 from trajectory_pipeline.storage.postgres.connection import begin, open_connection, translating_database_errors
-from trajectory_pipeline.storage.postgres.migrate import require_migrated
+from trajectory_pipeline.storage.postgres.schema_revision import require_migrated
 
 _FRESH_SECONDS = 1.0
 """The schema's revision is not read again on a connection that was last used this recently."""
