@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ HOST = "127.0.0.1"
 _READY_TIMEOUT_SECONDS = 360
 _CONNECT_TIMEOUT_SECONDS = 10
 _LOG_LIMIT_BYTES = 10_000_000
+_LOCATION = "trajectory_pipeline"
 _EVENT_BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "100")
 """Makes Dagster store events in batches. One by one, they would take most of the time of a range."""
 _READY_QUERY = """{
@@ -125,22 +127,45 @@ def free_port(preferred: int) -> int:
     raise PipelineError("No port is free on 127.0.0.1: stop a process that listens there.")  # pragma: no cover
 
 
-def start_webserver(environment: Mapping[str, str], port: int, log: Path | None) -> SupervisedProcess:
-    """Start the Dagster UI on this project, guarded against web pages."""
-    return _start(["trajectory_pipeline.cli.webserver", "-h", HOST, "-p", str(port)], environment, log)
+@contextmanager
+def shared_workspace() -> Iterator[Path]:
+    """Yield a workspace that names one code server, on a socket beside it, for webserver and daemon together.
+
+    With the project's own, each of them loads the definitions in a process of its own, and the daemon does so again
+    every minute.
+    """
+    with tempfile.TemporaryDirectory(prefix="dagster-") as folder:
+        workspace = Path(folder) / "workspace.yaml"
+        server = {"socket": str(_socket(workspace)), "location_name": _LOCATION}
+        workspace.write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
+        yield workspace
 
 
-def start_daemon(environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:
-    """Start Dagster's daemon, which runs schedules, sensors, the run queue and backfills, on this project."""
-    return _start(["dagster._daemon", "run"], environment, log)
+def start_code_server(environment: Mapping[str, str], workspace: Path, log: Path | None) -> SupervisedProcess:
+    """Start the server of the definitions that a shared workspace names; it executes runs, too."""
+    served = ["-m", "trajectory_pipeline.definitions", "--location-name", _LOCATION]
+    where = ["--socket", str(_socket(workspace)), "--log-level", "warning"]
+    return _start(["dagster", "code-server", "start", *served, *where], environment, log)
+
+
+def start_webserver(environment: Mapping[str, str], workspace: Path, port: int, log: Path | None) -> SupervisedProcess:
+    """Start the Dagster UI on a workspace, guarded against web pages."""
+    served = ["trajectory_pipeline.cli.webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)]
+    return _start(served, environment, log)
+
+
+def start_daemon(environment: Mapping[str, str], workspace: Path, log: Path | None) -> SupervisedProcess:
+    """Start Dagster's daemon, which runs schedules, sensors, the run queue and backfills, on a workspace."""
+    return _start(["dagster._daemon", "run", "-w", str(workspace)], environment, log)
+
+
+def _socket(workspace: Path) -> Path:
+    return workspace.with_name("code-server")
 
 
 def _start(arguments: list[str], environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:
-    folder = project_folder()
     environment = dict([_EVENT_BATCH_SIZE]) | dict(environment)
-    module, *rest = arguments
-    command = [sys.executable, "-W", "ignore", "-m", module, *rest, "-w", str(folder / "workspace.yaml")]
-    return SupervisedProcess(command, environment, folder, log)
+    return SupervisedProcess([sys.executable, "-W", "ignore", "-m", *arguments], environment, project_folder(), log)
 
 
 def wait_until_ready(webserver: SupervisedProcess, port: int, log: Path, report: Callable[[str], None]) -> None:
@@ -215,7 +240,7 @@ def stopping(processes: Sequence[SupervisedProcess]) -> Iterator[None]:
 
 def assets_page(port: int) -> str:
     """Return the address of the page with the graph of the assets."""
-    return f"http://{HOST}:{port}/locations/trajectory_pipeline/asset-groups/trajectories"
+    return f"http://{HOST}:{port}/locations/{_LOCATION}/asset-groups/trajectories"
 
 
 def graphql(port: int, query: str) -> dict[str, Any] | None:

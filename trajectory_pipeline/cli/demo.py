@@ -23,6 +23,8 @@ from trajectory_pipeline.cli.dagster_processes import (
     port_option,
     prepare_storage,
     run_until_interrupted,
+    shared_workspace,
+    start_code_server,
     start_daemon,
     start_webserver,
     stopping,
@@ -118,8 +120,9 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             prepare_storage(dagster_home(data_folder), os.environ["DAGSTER_PG_URL"])
         port = free_port(port)
         log = data_folder.absolute() / "dagster.log"
-        webserver = start_webserver(os.environ, port, log)
-        processes = [webserver]
+        workspace = stack.enter_context(shared_workspace())
+        webserver = start_webserver(os.environ, workspace, port, log)
+        processes = [start_code_server(os.environ, workspace, log), webserver]
         stack.enter_context(stopping(processes))
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
@@ -130,7 +133,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
-            processes.append(start_daemon(os.environ, log))
+            processes.append(start_daemon(os.environ, workspace, log))
             wait_until_ready(webserver, port, log, report)
         service_port = free_port(SERVICE_PORT)
         service = f"http://{HOST}:{service_port}"

@@ -16,6 +16,8 @@ from trajectory_pipeline.cli.dagster_processes import (
     port_option,
     prepare_storage,
     run_until_interrupted,
+    shared_workspace,
+    start_code_server,
     start_daemon,
     start_webserver,
     stopping,
@@ -52,7 +54,12 @@ def command(port: int) -> None:
     with interrupt_on_signals(), ExitStack() as stack:
         stack.callback(databases.release)
         prepare_storage(home, environment["DAGSTER_PG_URL"])
-        processes = [start_webserver(environment, port, None), start_daemon(environment, None)]
+        workspace = stack.enter_context(shared_workspace())
+        processes = [
+            start_code_server(environment, workspace, None),
+            start_webserver(environment, workspace, port, None),
+            start_daemon(environment, workspace, None),
+        ]
         stack.enter_context(stopping(processes))
         exit_code = run_until_interrupted(processes)
     sys.exit(exit_code or 0)

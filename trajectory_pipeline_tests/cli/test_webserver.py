@@ -38,7 +38,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     before = Path.cwd()
     os.chdir(home)
     try:
-        server = start_webserver({**os.environ, "DAGSTER_HOME": str(home)}, port, home / "log")
+        server = start_webserver({**os.environ, "DAGSTER_HOME": str(home)}, home / "workspace.yaml", port, home / "log")
     finally:
         os.chdir(before)
     with server:

@@ -14,7 +14,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from trajectory_pipeline.cli.dagster_processes import start_daemon
+from trajectory_pipeline.cli.dagster_processes import shared_workspace, start_code_server, start_daemon
+from trajectory_pipeline.cli.subprocesses import stop_all
 from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.sensors.capture import CAPTURE_SENSOR
 from trajectory_pipeline.defs.sensors.refinement import REFINEMENT_SENSOR
@@ -37,11 +38,12 @@ PROJECT = Path(__file__).parents[2]
 
 @contextmanager
 def daemon(environment: dict[str, str], log: Path) -> Iterator[None]:
-    process = start_daemon(environment, log)
-    try:
-        yield
-    finally:
-        process.stop()
+    with shared_workspace() as workspace:
+        processes = [start_code_server(environment, workspace, log), start_daemon(environment, workspace, log)]
+        try:
+            yield
+        finally:
+            stop_all(processes)
 
 
 def wait_for_run(instance: dg.DagsterInstance, sensor: str, log: Path) -> dg.DagsterRun:

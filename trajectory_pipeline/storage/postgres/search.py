@@ -43,6 +43,8 @@ _DEPTH = 100
 """Places of each list that are fused, at the least."""
 EXACT_RUNS = 20_000
 """Up to so many runs that pass the filters, both lists are made from all of them."""
+EXACT_RUNS_BESIDE_INDEX = 5_000
+"""The same where there is an index of meaning: looking up more of so many runs takes longer than asking the index."""
 RANKED_MATCHES = 300
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
@@ -535,7 +537,9 @@ def _find(
 
 def _find_among_few(connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int) -> _Found | None:
     """Return what is found by looking at each run of a scope; None where there are too many."""
-    parameters = {**scope.parameters, "few": EXACT_RUNS, "depth": depth}
+    indexed = question.space is not None and question.space.model.indexed
+    few = min(EXACT_RUNS, EXACT_RUNS_BESIDE_INDEX) if indexed else EXACT_RUNS
+    parameters = {**scope.parameters, "few": few, "depth": depth}
     lists: sql.Composed = sql.Composed([])
     if question.weights:
         score, weights = _score(question.weights)
@@ -546,7 +550,7 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
         lists += sql.SQL(_MEANING_AMONG_FEW).format(**question.space.parts)
     statement = sql.SQL(_AMONG_FEW).format(runs=sql.SQL(scope.runs), lists=lists)
     (_, _, count, _), *rows = connection.execute(statement, parameters).fetchall()
-    if count > EXACT_RUNS:
+    if count > few:
         return None
     by_words, by_meaning = ({run_id: score for one, run_id, score, _ in rows if one == number} for number in (1, 2))
     return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning, few=int(count))
