@@ -35,13 +35,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (home / "workspace.yaml").write_text("load_from: []\n")
     port = free_port(0)
-    before = Path.cwd()
-    os.chdir(home)
-    try:
-        server = start_webserver({**os.environ, "DAGSTER_HOME": str(home)}, home / "workspace.yaml", port, home / "log")
-    finally:
-        os.chdir(before)
-    with server:
+    with start_webserver({**os.environ, "DAGSTER_HOME": str(home)}, home / "workspace.yaml", port, home / "log"):
         until = time.monotonic() + 120
         while graphql(port, "{ version }") is None:
             assert time.monotonic() < until, (home / "log").read_text()

@@ -246,7 +246,8 @@ def test_function_that_finds_words_returns_the_tenants_runs_alone(
 def test_search_of_a_client_finds_all_of_its_runs_and_no_other(
     database: TrajectoryDatabase, tokens: Tokens, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajectory_pipeline.storage.postgres.search.EXACT_RUNS", most)
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
+        monkeypatch.setattr(f"trajectory_pipeline.storage.postgres.search.{name}", most)
     for tenants, runs in ((ONLY_MINE, tokens.runs[MINE]), (NOBODY, frozenset[str]())):
         everything = SearchFilters(organization_ids=tuple(sorted(tenants.organizations)))
         with database.connect() as connection:

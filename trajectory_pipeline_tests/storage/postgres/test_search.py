@@ -210,7 +210,7 @@ def test_where_there_are_many_runs_never_fewer_are_found_than_asked_for(
     oracle, query = Oracle(runs, asked, filters), _query(*asked)
     matching = oracle.words().keys() | (oracle.meaning(query_vector).keys() if query_vector else set())
     with pytest.MonkeyPatch.context() as patched, database.transaction(force_rollback=True):
-        for name in ("EXACT_RUNS", "RANKED_MATCHES", "_CANDIDATES", "_DEPTH"):
+        for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX", "RANKED_MATCHES", "_CANDIDATES", "_DEPTH"):
             patched.setattr(module, name, few)
         add_runs(database, runs)
         found = ids(search(database, query, k, filters, query_vector=query_vector))
