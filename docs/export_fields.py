@@ -13,7 +13,7 @@ from typing import Any
 
 from trajectory_pipeline.exports.formats import FORMS, ExportFormat, WriterOptions
 from trajectory_pipeline.exports.otel import Telemetry
-from trajectory_pipeline.exports.source import ExportRun
+from trajectory_pipeline.exports.source import ExportRun, NoPlace
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Column, ListOf, Scalar, Sink, Struct, Type
 from trajectory_pipeline.schema.verdicts import VERDICTS
@@ -113,6 +113,8 @@ def _rich_run() -> tuple[dict[str, Any], dict[str, Any]]:
     turn |= {"step_run_id": None, "status": "SUCCESS", "stop_reason": "end_turn", "error": None, "timestamp": _NOON}
     turn["messages"] = [
         _message(1, "user", content=[_part("text", text="a question"), _part("image", json=json.dumps(_IMAGE))]),
+        # Chats need a question, also where the first one's role is changed.
+        _message(1, "user", content=[_part("text", text="another question")]),
         _message(
             2,
             "assistant",
@@ -206,8 +208,8 @@ def _written(form: ExportFormat, row: Mapping[str, Any], verdict: Mapping[str, A
     """Return what a form writes of a run, each value by the place where it stands."""
     run = ExportRun(row, verdict, "family-1", with_reasoning=True, with_images=True)
     encoded = FORMS[form].encode(run, WriterOptions())
-    if encoded is None:
-        raise ValueError(f"the run that is tried has no place in {form}")
+    if isinstance(encoded, NoPlace):
+        raise TypeError(f"the run that is tried has no place in {form}")
     if form is ExportFormat.OTEL:
         return _of_spans(encoded)
     if form is ExportFormat.ATIF:

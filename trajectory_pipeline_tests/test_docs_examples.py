@@ -24,7 +24,7 @@ NOT_INSTALLED = {"import polars", "from inspect_scout import"}
 ELSEWHERE = {"class LinesSource"}
 """A module that ``sources/test_own_source.py`` uses."""
 DATASETS = {
-    "good-runs": ExportFormat.SFT,
+    "data/good-runs": ExportFormat.SFT,
     "all-runs": ExportFormat.ATIF,
     "records": ExportFormat.TRAJECTORY_V1,
     "tables": ExportFormat.PARQUET,

@@ -1,6 +1,7 @@
 """The command ``export``: writes a dataset in a form that other tools read."""
 
 import sys
+from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 
@@ -8,17 +9,19 @@ import click
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
-from trajectory_pipeline.cli.export_filters import filter_options
+from trajectory_pipeline.cli.export_filters import ACROSS_AGENTS, Share, describe_passing, filter_options
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.endpoint import endpoint_url
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
-from trajectory_pipeline.exports.splits import SplitShares
+from trajectory_pipeline.exports.splits import SPLITS, SplitShares
 from trajectory_pipeline.quality.packages import missing_packages
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 
+_STRAY = 0.1
+"""Difference of a split's share of the records from what was asked for that is worth a word."""
 _WITH_IMAGES = ", ".join(kind for kind in ExportFormat if kind.form.images)
 _VERSIONS = "; ".join(f"{kind}: {' or '.join(kind.versions)}" for kind in ExportFormat if kind.versions)
 _HELP = """Write runs as a dataset into TARGET, a new folder or an fsspec URL: all of it, or nothing.
@@ -58,7 +61,7 @@ Exit code 0  the dataset is there
 @click.option(
     "--splits",
     nargs=3,
-    type=float,
+    type=Share(0, 1),
     default=(0.8, 0.1, 0.1),
     show_default=True,
     metavar="TRAIN VAL TEST",
@@ -75,9 +78,10 @@ Exit code 0  the dataset is there
 @click.option("--reasoning", is_flag=True, help="Pass on what models reasoned. Their terms may forbid it.")
 @click.option("--images", is_flag=True, help=f"Pass on images, into which no redaction can look ({_WITH_IMAGES}).")
 @click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="Only dpo.")
+@click.option("--across-agents", is_flag=True, help=f"Only dpo: {ACROSS_AGENTS}")
 @click.option(
     "--near-duplicates",
-    type=click.FloatRange(0.5, 1),
+    type=Share(0.5, 1),
     metavar="SIMILARITY",
     help="Leave out runs whose words are at least so similar to those of an earlier run with the same outcome, such as"
     " 0.9 (Jaccard index of sequences of five words).",
@@ -96,6 +100,7 @@ def command(
     reasoning: bool,
     images: bool,
     pairs_per_task: int,
+    across_agents: bool,
     near_duplicates: float | None,
 ) -> None:
     """Write a dataset, and say what it lacks."""
@@ -108,9 +113,11 @@ def command(
         kind.check_version(version)
     if kind is not ExportFormat.OTEL and (endpoint is not None or openinference):
         raise PipelineError(f"--endpoint and --openinference are of otel: {form} is written to files.")
+    if across_agents and not kind.form.pairs:
+        raise PipelineError(f"--across-agents is of dpo: {form} has no pairs.")
     if images and not kind.form.images:
         raise PipelineError(f"--images: {form} has no place for images. These formats have: {_WITH_IMAGES}.")
-    writer = WriterOptions(version, openinference, endpoint and endpoint_url(endpoint), headers)
+    writer = WriterOptions(version, openinference, endpoint and endpoint_url(endpoint), headers, across_agents)
     try:
         shares = SplitShares(*splits)
     except ValueError as error:
@@ -140,14 +147,30 @@ def command(
             )
         except NothingSelectedError as error:
             err.print(str(error))
+            if error.passing is not None:
+                err.print(describe_passing(error.passing))
             sys.exit(1)
     records = ", ".join(f"{number} {split}" for split, number in sorted(result.records.items())) or "no record"
     out.print(f"{result.selected} runs selected; {records}: {result.location}")
+    if stray := _stray_splits(result.records, shares):
+        err.print(stray)
     for title, counts in (("left out", result.left_out), ("not in this form", result.losses)):
         for reason, number in sorted((+counts).items()):
             err.print(f"{title}: {number} × {reason}")
     if result.policy_status:
         err.print(result.policy_status)
+
+
+def _stray_splits(records: Counter[str], shares: SplitShares) -> str:
+    """Return a sentence where the records of a split are far from its share; empty where none are."""
+    total = records.total()
+    found = ", ".join(
+        f"{records[split]} of {total} in {split}, asked for {share:.0%}"
+        for split, share in zip(SPLITS, (shares.train, shares.validation, shares.test), strict=True)
+        if abs(records[split] / total - share) > _STRAY
+    )
+    advice = "Groups are not divided, and there are few; --splits 1 0 0 makes one split."
+    return f"splits: {found}. {advice}" if found else ""
 
 
 def _policy_status(database: TrajectoryDatabase, quality: QualitySettings) -> str:

@@ -1,6 +1,7 @@
 """The options that say which runs are exported."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
@@ -8,12 +9,29 @@ from typing import Any
 
 import click
 
+from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.schema.exports import ExportFilters
+from trajectory_pipeline.storage.postgres.exports import PassingRuns
+from trajectory_pipeline.text import pluralize
 
+
+class Share(click.FloatRange):
+    """A number in a range; what is not a number is in no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
+ACROSS_AGENTS = "Pair runs of agents with different system prompts; the prompt has that of the success."
+"""Help of an option of both commands that look for pairs."""
 _OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
-_SHARE = click.FloatRange(0, 1)
+_SHARE = Share(0, 1)
 _OPTIONS = (
     click.option(
         "--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="Of the verdict, else the heuristic one."
@@ -31,6 +49,19 @@ _OPTIONS = (
 )
 _NAMES = [field.name for field in fields(ExportFilters)]
 _TIMES = ("completed_from", "completed_to")
+_OPTION_NAMES = {
+    "outcomes": "--outcome",
+    "judged_only": "--judged",
+    "min_confidence": "--min-confidence",
+    "min_learning_value": "--min-learning-value",
+    "agents": "--agent",
+    "tools": "--tool",
+    "sources": "--source",
+    "completed_from": "--from",
+    "completed_to": "--to",
+    "labels": "--label",
+    "families": "--family",
+}
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,8 +71,32 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_filters(**options: Any) -> Any:
         values = {name: options.pop(name) for name in _NAMES}
         times: dict[str, datetime] = {name: parse_timestamp(values[name]) for name in _TIMES if values[name]}
-        return command(filters=ExportFilters(**{**values, **times}), **options)
+        try:
+            filters = ExportFilters(**{**values, **times})
+        except ValueError as error:
+            text = str(error)
+            for name in _TIMES:
+                text = text.replace(name, _OPTION_NAMES[name])
+            raise PipelineError(f"{text}.") from None
+        return command(filters=filters, **options)
 
     for option in reversed(_OPTIONS):
         with_filters = option(with_filters)
     return with_filters
+
+
+def describe_passing(passing: PassingRuns) -> str:
+    """Return how many runs each option leaves by itself, as a sentence that says which one leaves none."""
+    if not passing.runs:
+        return (
+            "The database holds no run: materialize trajectories first, or name another database in"
+            " TRAJECTORY_DATABASE_URL, or another folder in TRAJECTORY_DATA_FOLDER."
+        )
+    counts = ", ".join(f"{runs} {_as_option(name, value)}" for (name, value), runs in passing.by_condition.items())
+    return f"Of {pluralize(passing.runs, 'run')}, each by itself leaves: {counts}."
+
+
+def _as_option(name: str, value: Any) -> str:
+    if value is True:
+        return _OPTION_NAMES[name]
+    return f"{_OPTION_NAMES[name]} {value.isoformat() if isinstance(value, datetime) else value}"

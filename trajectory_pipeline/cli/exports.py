@@ -7,9 +7,9 @@ from rich.table import Column, Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
-from trajectory_pipeline.cli.export_filters import filter_options
+from trajectory_pipeline.cli.export_filters import ACROSS_AGENTS, describe_passing, filter_options
 from trajectory_pipeline.errors import PipelineError
-from trajectory_pipeline.exports.formats import ExportFormat
+from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.text import pluralize
 
@@ -68,12 +68,14 @@ def forget_command(export_id: str) -> None:
 @command.command("pairs")
 @filter_options
 @click.option("--pairs-per-task", type=click.IntRange(1, 1000), default=3, show_default=True, help="As for dpo.")
+@click.option("--across-agents", is_flag=True, help=ACROSS_AGENTS)
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="Most families to list.")
-def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> None:
+def pairs_command(filters: ExportFilters, pairs_per_task: int, across_agents: bool, limit: int) -> None:
     """Count, by task family, the pairs of a success and a failure that `export dpo` would write.
 
     TASKS were asked in the same words, with a success and a failure. PART AT is the mean number of the message where
-    pairs part. A family without an id stands for the runs that are in none.
+    pairs part. Runs that were asked in the same words count in the family of the surest success among them. A family
+    without an id stands for the runs that are in none.
     """
     from trajectory_pipeline.pipeline.export import ExportOptions, NothingSelectedError, pairs_by_family
     from trajectory_pipeline.storage.export_target import temporary_folder
@@ -81,13 +83,16 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> No
     opened = open_connections()
     privacy = opened.settings.privacy
     options = ExportOptions(
-        ExportFormat.DPO, redaction_key=privacy.configured_redaction_key, pairs_per_task=pairs_per_task
+        ExportFormat.DPO,
+        WriterOptions(across_agents=across_agents),
+        redaction_key=privacy.configured_redaction_key,
+        pairs_per_task=pairs_per_task,
     )
     with step("Looking for pairs"), temporary_folder() as folder:
         try:
             families = pairs_by_family(opened.storage, filters, options, folder)
         except NothingSelectedError as error:
-            err.print(str(error))
+            err.print(f"{error} {'' if error.passing is None else describe_passing(error.passing)}".rstrip())
             sys.exit(1)
     table = Table(Column("family", no_wrap=True), "successes", "failures", "tasks", "pairs", "part at")
     for family in families[:limit]:
@@ -99,3 +104,7 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, limit: int) -> No
     out.print(
         f"{pluralize(sum(family.pairs for family in families), 'pair')} in {families_with} of {len(families)} families."
     )
+    if len(families) > limit:
+        out.print(
+            f"{pluralize(len(families) - limit, 'more family', 'more families')}: --limit {len(families)} lists all."
+        )

@@ -6,15 +6,18 @@ object, ``prompt`` with ``completion`` and ``label``, or with ``chosen`` and ``r
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 from trajectory_pipeline.exports.source import (
     SPOKEN,
     ExportRun,
     JsonObject,
+    NoPlace,
     Row,
     count_images,
     has_only_text,
@@ -26,6 +29,15 @@ from trajectory_pipeline.exports.source import (
 ArgumentsAs = Literal["text", "object"]
 Chat = list[JsonObject]
 LABELS = {"success": True, "failure": False}
+NO_ANSWER = NoPlace("the agent said nothing")
+NO_QUESTION = NoPlace("no message of a user comes before the agent's first answer")
+"""Such as a run that goes on after a person approved a call: what was asked is in the run before it."""
+NO_LABEL = NoPlace("no success and no failure")
+_MEMORY_METADATA = re.compile(r"<memory_metadata>.*?</memory_metadata>", re.DOTALL)
+"""What Letta (0.16.8) writes at the end of a system prompt: the agent's id, when the prompt was last compiled, and how
+many messages there were before. It differs between any two runs."""
+_RETURN_TIME = re.compile(r'\A(\{\s*"status": .*),\s*"time": "[^"]*"\s*\}\s*\Z', re.DOTALL)
+"""What a tool returned, as Letta (0.16.8) wraps it: with the time at which it did."""
 
 
 def chat_of(run: ExportRun, arguments: ArgumentsAs, *, with_images: bool = False) -> Chat:
@@ -97,24 +109,74 @@ def _call(run: ExportRun, call: Row, arguments: ArgumentsAs) -> JsonObject:
     return {"id": call["id"] or "", "type": "function", "function": function}
 
 
-def openai_record(run: ExportRun) -> JsonObject | None:
-    """Return a line of OpenAI's fine-tuning file; None where the agent said nothing."""
-    return _with_tools(run, {"messages": chat_of(run, "text", with_images=True)}) if _agent_spoke(run) else None
+def openai_record(run: ExportRun) -> JsonObject | NoPlace:
+    """Return a line of OpenAI's fine-tuning file, or why the run has no place in it.
 
-
-def sft_record(run: ExportRun) -> JsonObject | None:
-    """Return a row of a TRL dataset for supervised fine-tuning; None where the agent said nothing."""
-    return _with_tools(run, {"messages": chat_of(run, "object")}) if _agent_spoke(run) else None
-
-
-def kto_record(run: ExportRun) -> JsonObject | None:
-    """Return a row of a TRL dataset with one label a run: whether it is a success.
-
-    None where the agent said nothing, and for a partial success or an unknown outcome.
+    OpenAI takes no chat that goes on after the agent's last message, none in which a message follows a call before all
+    of its returns, and wants a definition of every tool that is called: for one that is not known, its name alone.
     """
-    if run.outcome not in LABELS or not _agent_spoke(run):
-        return None
-    chat = chat_of(run, "object")
+    chat = _askable(chat_of(run, "text", with_images=True))
+    if isinstance(chat, NoPlace):
+        return chat
+    chat = _with_returns_next_to_calls(run, chat)
+    end = max(place for place, one in enumerate(chat) if one["role"] == "assistant") + 1
+    run.losses["messages after the agent's last"] += len(chat) - end
+    chat = chat[:end]
+    defined = {tool["function"]["name"] for tool in run.tool_definitions}
+    called = {call["function"]["name"] for one in chat for call in one.get("tool_calls") or ()}
+    unknown = sorted(called - defined)
+    run.losses["definitions of tools that were called"] += len(unknown)
+    named: list[JsonObject] = [{"type": "function", "function": {"name": name}} for name in unknown]
+    tools = [*run.tool_definitions, *named]
+    return {"messages": chat, "tools": tools} if tools else {"messages": chat}
+
+
+def _with_returns_next_to_calls(run: ExportRun, chat: Chat) -> Chat:
+    """Return a chat without calls whose returns do not come next, except the last message's, and without such returns.
+
+    Both are counted. A message that has neither text nor calls then is left out.
+    """
+    kept: Chat = []
+    for place, one in enumerate(chat):
+        if one["role"] == "tool":
+            continue
+        calls = one.get("tool_calls")
+        if not calls:
+            kept.append(one)
+            continue
+        returns = list(takewhile(lambda other: other["role"] == "tool", chat[place + 1 :]))
+        is_last = place + 1 + len(returns) == len(chat) and not returns
+        returned = {each["tool_call_id"] for each in returns}
+        answered = calls if is_last else [call for call in calls if call["id"] in returned]
+        run.losses["calls without a return"] += len(calls) - len(answered)
+        others = {name: value for name, value in one.items() if name != "tool_calls"}
+        if answered:
+            kept.append({**one, "tool_calls": answered})
+        elif one["content"]:
+            kept.append(others)
+        own = {call["id"] for call in answered}
+        kept += [each for each in returns if each["tool_call_id"] in own]
+    missing = sum(one["role"] == "tool" for one in chat) - sum(one["role"] == "tool" for one in kept)
+    run.losses["tool returns that do not follow their call"] += missing
+    return kept
+
+
+def sft_record(run: ExportRun) -> JsonObject | NoPlace:
+    """Return a row of a TRL dataset for supervised fine-tuning, or why the run has no place in it."""
+    chat = _askable(chat_of(run, "object"))
+    return chat if isinstance(chat, NoPlace) else _with_tools(run, {"messages": chat})
+
+
+def kto_record(run: ExportRun) -> JsonObject | NoPlace:
+    """Return a row of a TRL dataset with one label a run: whether it is a success; or why the run has no place in it.
+
+    A partial success and an unknown outcome have none.
+    """
+    if run.outcome not in LABELS:
+        return NO_LABEL
+    chat = _askable(chat_of(run, "object"))
+    if isinstance(chat, NoPlace):
+        return chat
     first = _first_answer(chat)
     return _with_tools(run, {"prompt": chat[:first], "completion": chat[first:], "label": LABELS[run.outcome]})
 
@@ -136,17 +198,25 @@ class Preference:
 def preference(success: JsonObject, failure: JsonObject) -> Preference | None:
     """Return a pair for DPO of two records for supervised fine-tuning, cut where they first differ.
 
-    None where that is no decision of the agent. Both were asked the same, and did the same, up to there.
+    None where that is no decision of the agent. Both were asked the same, and did the same, up to there. System prompts
+    are not compared: the prompt has the success's.
     """
     chosen, rejected = success["messages"], failure["messages"]
-    same = _common(chosen, rejected)
-    if same in (len(chosen), len(rejected)):
+    start = [1 if chat[0]["role"] == "system" else 0 for chat in (chosen, rejected)]
+    same = _common(chosen[start[0] :], rejected[start[1] :])
+    parts = start[0] + same, start[1] + same
+    if parts[0] == len(chosen) or parts[1] == len(rejected):
         return None
-    if chosen[same]["role"] != "assistant" or rejected[same]["role"] != "assistant":
+    if chosen[parts[0]]["role"] != "assistant" or rejected[parts[1]]["role"] != "assistant":
         return None
-    parted = {"message": same, "chosen": _decision(chosen[same]), "rejected": _decision(rejected[same])}
-    record = {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:], "parted_at": parted}
-    return Preference({**record, "tools": success["tools"]} if "tools" in success else record, same)
+    decisions = {"chosen": _decision(chosen[parts[0]]), "rejected": _decision(rejected[parts[1]])}
+    record = {
+        "prompt": chosen[: parts[0]],
+        "chosen": chosen[parts[0] :],
+        "rejected": rejected[parts[1] :],
+        "parted_at": {"message": parts[0], **decisions},
+    }
+    return Preference({**record, "tools": success["tools"]} if "tools" in success else record, parts[0])
 
 
 def _decision(message: JsonObject) -> str:
@@ -188,43 +258,50 @@ def text_digest(run: ExportRun) -> str:
     return digest.hexdigest()
 
 
-def pair_side(run: ExportRun) -> tuple[str, bool, JsonObject] | None:
+def pair_side(run: ExportRun, *, across_agents: bool) -> tuple[str, bool, JsonObject] | NoPlace:
     """Return one side of a pair: the digest of what it was asked, whether it is a success, and its record.
 
-    What it was asked is all before its agent first answered. None for a run that can be on neither side.
+    What it was asked is all before its agent first answered, without what Letta itself writes at the end of a system
+    prompt; across agents, without the system prompt. Or why the run can be on neither side.
     """
-    record = sft_record(run) if run.outcome in LABELS else None
-    if record is None:
-        return None
+    if run.outcome not in LABELS:
+        return NO_LABEL
+    record = sft_record(run)
+    if isinstance(record, NoPlace):
+        return record
     chat = record["messages"]
-    asked = json.dumps([[one["role"], one["content"]] for one in chat[: _first_answer(chat)]])
-    return hashlib.sha256(asked.encode()).hexdigest(), LABELS[run.outcome], record
+    asked = [[one["role"], one["content"]] for one in chat[: _first_answer(chat)]]
+    if asked[0][0] == "system":
+        asked[0][1] = "" if across_agents else _MEMORY_METADATA.sub("", asked[0][1])
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest(), LABELS[run.outcome], record
 
 
 def _common(first: Sequence[JsonObject], second: Sequence[JsonObject]) -> int:
-    """Return how many messages are the same; ids of calls differ from run to run."""
+    """Return how many messages are the same; ids of calls and times of returns differ from run to run."""
     for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if _without_ids(one) != _without_ids(other):
+        if _comparable(one) != _comparable(other):
             return place
     return min(len(first), len(second))
 
 
-def _without_ids(message: JsonObject) -> JsonObject:
+def _comparable(message: JsonObject) -> JsonObject:
     calls = [call["function"] for call in message.get("tool_calls") or ()]
-    return {**{name: value for name, value in message.items() if name != "tool_call_id"}, "tool_calls": calls}
+    one = {**{name: value for name, value in message.items() if name != "tool_call_id"}, "tool_calls": calls}
+    if one["role"] == "tool":
+        one["content"] = _RETURN_TIME.sub(r"\1", one["content"])
+    return one
 
 
 def _first_answer(chat: Sequence[JsonObject]) -> int:
     return next((place for place, one in enumerate(chat) if one["role"] == "assistant"), len(chat))
 
 
-def _agent_spoke(run: ExportRun) -> bool:
-    return any(
-        message["role"] == "assistant" or message["tool_calls"]
-        for turn in run.trajectory["turns"] or ()
-        for message in turn["messages"] or ()
-        if not message["is_deleted"]
-    )
+def _askable(chat: Chat) -> Chat | NoPlace:
+    """Return a chat in which the agent answers a user, or why it is none."""
+    first = _first_answer(chat)
+    if first == len(chat):
+        return NO_ANSWER
+    return chat if any(one["role"] == "user" for one in chat[:first]) else NO_QUESTION
 
 
 def _with_tools(run: ExportRun, record: JsonObject) -> JsonObject:

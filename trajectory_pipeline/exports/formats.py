@@ -15,7 +15,7 @@ from trajectory_pipeline.exports.atif import atif_trajectory
 from trajectory_pipeline.exports.chat import kto_record, openai_record, pair_side, sft_record
 from trajectory_pipeline.exports.endpoint import headers_of
 from trajectory_pipeline.exports.otel import Telemetry, telemetry_of
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, json_bytes
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, NoPlace, json_bytes
 from trajectory_pipeline.exports.trajectory_v1 import trajectory_v1_records
 
 
@@ -56,19 +56,21 @@ class ExportFormat(StrEnum):
 
 @dataclass(frozen=True)
 class WriterOptions:
-    """What a writer may be told.
+    """How runs are encoded and written, beyond what is common to all formats.
 
     Attributes:
         version: of the format; None for the newest.
         openinference: whether spans have the attributes of OpenInference in place of OpenTelemetry's.
         endpoint: a collector that spans are sent to, in place of files.
         headers: of the requests to it, as ``name=value,name=value``.
+        across_agents: whether runs of agents with different system prompts are paired.
     """
 
     version: str | None = None
     openinference: bool = False
     endpoint: str | None = None
     headers: str = field(default="", repr=False)
+    across_agents: bool = False
 
     @property
     def conventions(self) -> str:
@@ -97,11 +99,10 @@ class Form:
     Attributes:
         about: what it is, for the command's help and the docs.
         files: what a dataset consists of, as a sentence for its card.
-        encode: makes what is written of a run; None where the run has no place in the form. Most of the work: it
+        encode: makes what is written of a run, or says why the run has no place in the form. Most of the work: it
             writes nothing itself, so that several processes can do it.
         open_writer: opens a writer in a folder. Its libraries are imported then: naming the forms loads none. None
             where a record is a pair of runs.
-        no_place: why a run has no place.
         versions: that can be written, the newest first.
         images: whether it has a place for images.
         columns: of ``<split>.jsonl``, which ``datasets`` reads, with their types as its cards have them; empty for
@@ -110,9 +111,8 @@ class Form:
 
     about: str
     files: str
-    encode: Callable[[ExportRun, WriterOptions], Encoded | None]
+    encode: Callable[[ExportRun, WriterOptions], Encoded | NoPlace]
     open_writer: Callable[[Path, WriterOptions], Writer] | None
-    no_place: str = ""
     versions: tuple[str, ...] = ()
     images: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -123,9 +123,6 @@ class Form:
         return self.open_writer is None
 
 
-_NO_ANSWER = "the agent said nothing"
-_NO_LABEL = "no success and no failure, or the agent said nothing"
-_NO_RECORDS = "no message of a person, none of the agent, or no time"
 _ATIF_VERSIONS = ("1.8", "1.7")
 _JSON_LIST = "list: json"
 _CHAT = {"messages": _JSON_LIST, "tools": _JSON_LIST}
@@ -137,14 +134,14 @@ _PAIR = {
 _TABLES = "Tables `runs`, `messages`, `tool_calls`."
 
 
-def _line(record_of: Callable[[ExportRun], JsonObject | None], run: ExportRun, _: WriterOptions) -> bytes | None:
+def _line(record_of: Callable[[ExportRun], JsonObject | NoPlace], run: ExportRun, _: WriterOptions) -> bytes | NoPlace:
     record = record_of(run)
-    return None if record is None else json_bytes(record)
+    return record if isinstance(record, NoPlace) else json_bytes(record)
 
 
-def _pair_side(run: ExportRun, _: WriterOptions) -> tuple[str, bool, bytes] | None:
-    side = pair_side(run)
-    return None if side is None else (*side[:2], json_bytes(side[2]))
+def _pair_side(run: ExportRun, options: WriterOptions) -> tuple[str, bool, bytes] | NoPlace:
+    side = pair_side(run, across_agents=options.across_agents)
+    return side if isinstance(side, NoPlace) else (*side[:2], json_bytes(side[2]))
 
 
 def _atif_files(run: ExportRun, options: WriterOptions) -> dict[str, bytes]:
@@ -154,9 +151,9 @@ def _atif_files(run: ExportRun, options: WriterOptions) -> dict[str, bytes]:
     return {f"{run.trajectory['trajectory_id']}.json": json_bytes(trajectory), **images}
 
 
-def _trajectory_v1(run: ExportRun, _: WriterOptions) -> bytes | None:
+def _trajectory_v1(run: ExportRun, _: WriterOptions) -> bytes | NoPlace:
     records = trajectory_v1_records(run)
-    return None if records is None else json_bytes(records)
+    return records if isinstance(records, NoPlace) else json_bytes(records)
 
 
 def _scout_row(run: ExportRun, _: WriterOptions) -> JsonObject:
@@ -189,7 +186,7 @@ def _scout(folder: Path, _: WriterOptions) -> Writer:
     return ScoutTables(folder)
 
 
-def _telemetry(run: ExportRun, options: WriterOptions) -> Telemetry | None:
+def _telemetry(run: ExportRun, options: WriterOptions) -> Telemetry | NoPlace:
     return telemetry_of(run, openinference=options.openinference)
 
 
@@ -228,7 +225,6 @@ FORMS: dict[ExportFormat, Form] = {
         "One trajectory a line: a list of records of trajectory-v1, as Letta's package `agent-trajectory` makes them.",
         _trajectory_v1,
         _lines,
-        _NO_RECORDS,
     ),
     ExportFormat.SCOUT: Form(
         "transcripts for Inspect Scout, a row a run",
@@ -243,7 +239,6 @@ FORMS: dict[ExportFormat, Form] = {
         " `<split>-logs.jsonl`. Sent to a collector, there are no such files.",
         _telemetry,
         _spans,
-        "no time is known",
         images=True,
     ),
     ExportFormat.OPENAI: Form(
@@ -251,7 +246,6 @@ FORMS: dict[ExportFormat, Form] = {
         "One chat a line, in the form of OpenAI's fine-tuning API: `messages`, `tools`.",
         partial(_line, openai_record),
         _lines,
-        _NO_ANSWER,
         images=True,
         columns=_CHAT,
     ),
@@ -260,7 +254,6 @@ FORMS: dict[ExportFormat, Form] = {
         "One chat a line for supervised fine-tuning with TRL: `messages`, `tools`.",
         partial(_line, sft_record),
         _lines,
-        _NO_ANSWER,
         columns=_CHAT,
     ),
     ExportFormat.KTO: Form(
@@ -268,7 +261,6 @@ FORMS: dict[ExportFormat, Form] = {
         "One run a line for KTO with TRL: `prompt`, `completion`, `label` (whether it is a success).",
         partial(_line, kto_record),
         _lines,
-        _NO_LABEL,
         columns={"prompt": _JSON_LIST, "completion": _JSON_LIST, "label": "dtype: bool", "tools": _JSON_LIST},
     ),
     ExportFormat.DPO: Form(
@@ -276,7 +268,6 @@ FORMS: dict[ExportFormat, Form] = {
         "One pair a line for DPO with TRL: `prompt`, `chosen`, `rejected`.",
         _pair_side,
         None,
-        _NO_LABEL,
         columns=_PAIR,
     ),
     ExportFormat.CSV: Form("flat tables of runs, messages and tool calls", _TABLES, _rows, partial(_tables, "csv")),

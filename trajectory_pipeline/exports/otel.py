@@ -16,6 +16,7 @@ from trajectory_pipeline.exports.source import (
     ExportRun,
     Image,
     JsonObject,
+    NoPlace,
     Parts,
     Row,
     has_only_text,
@@ -62,8 +63,11 @@ class Telemetry:
     events: list[JsonObject]
 
 
-def telemetry_of(run: ExportRun, *, openinference: bool) -> Telemetry | None:
-    """Return the spans and evaluation events of a run; None where no time is known.
+NO_TIME = NoPlace("no time is known")
+
+
+def telemetry_of(run: ExportRun, *, openinference: bool) -> Telemetry | NoPlace:
+    """Return the spans and evaluation events of a run, or why the run has no place: no time is known.
 
     A span for the agent, one for each call of the model, one for each call of a tool. A model's call has as its input
     what was new since the call before. With ``openinference`` the attributes are OpenInference's, and evaluations are
@@ -72,7 +76,7 @@ def telemetry_of(run: ExportRun, *, openinference: bool) -> Telemetry | None:
     conventions: _Conventions = _OpenInference() if openinference else _GenAi()
     spans = _Spans(run, conventions).of_run()
     if not spans:
-        return None
+        return NO_TIME
     trace_id = _digest("trace", run.run_id)[:32]
     verdict = run.verdict or {}
     evaluations = list(_evaluations(verdict))

@@ -51,6 +51,13 @@ def json_bytes(value: Any) -> bytes:
 
 
 @dataclass(frozen=True)
+class NoPlace:
+    """Why a run has no place in a form."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Image:
     """An image in a message or in what a tool returned.
 

@@ -23,7 +23,8 @@ class SplitShares:
             ValueError: one is negative, or they do not add up to 1.
         """
         shares = (self.train, self.validation, self.test)
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        # Put so that a share which is not a number is refused as well.
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
             raise ValueError("shares of splits must be at least 0 and add up to 1")
 
 

@@ -11,6 +11,7 @@ from trajectory_pipeline.exports.source import (
     SPOKEN,
     ExportRun,
     JsonObject,
+    NoPlace,
     Row,
     count_images,
     has_only_text,
@@ -23,10 +24,15 @@ _IMAGE = "[image]"
 """What that package writes in the place of an image."""
 
 
-def trajectory_v1_records(run: ExportRun) -> list[JsonObject] | None:
-    """Return a run as records, the first of which says where it is from.
+NO_QUESTION = NoPlace("no message of a person")
+NO_ANSWER = NoPlace("the agent said nothing")
+NO_TIME = NoPlace("no time is known")
 
-    None where the form has no place for it: it demands a message of a person, one of the agent, and times.
+
+def trajectory_v1_records(run: ExportRun) -> list[JsonObject] | NoPlace:
+    """Return a run as records, the first of which says where it is from; or why the run has no place in the form.
+
+    The form demands a message of a person, one of the agent, and times.
     """
     models = run.trajectory["models"] or []
     meta: JsonObject = {"role": "meta", "source": run.source}
@@ -34,8 +40,11 @@ def trajectory_v1_records(run: ExportRun) -> list[JsonObject] | None:
         meta["model"] = models[0]
     records = [meta, *_Records(run).of_run()]
     roles = {record["role"] for record in records}
-    timed = all("timestamp" in record for record in records[1:])
-    return records if timed and {"user", "assistant"} <= roles else None
+    if "user" not in roles:
+        return NO_QUESTION
+    if "assistant" not in roles:
+        return NO_ANSWER
+    return records if all("timestamp" in record for record in records[1:]) else NO_TIME
 
 
 class _Records:

@@ -14,7 +14,7 @@ from typing import Any
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import dataset_card
 from trajectory_pipeline.exports.formats import ExportFormat, Writer, WriterOptions
-from trajectory_pipeline.exports.source import json_bytes
+from trajectory_pipeline.exports.source import NoPlace, json_bytes
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
 from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
@@ -25,10 +25,18 @@ from trajectory_pipeline.runtime.private_files import create_file
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
-from trajectory_pipeline.storage.export_target import MANIFEST, location_of, new_dataset
+from trajectory_pipeline.storage.export_target import MANIFEST, NewDataset, location_of, new_dataset
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
-from trajectory_pipeline.storage.postgres.export_registry import Export, ExportedRun, record_runs, register_export
-from trajectory_pipeline.storage.postgres.exports import select_runs
+from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.export_registry import (
+    Export,
+    ExportedRun,
+    forget_export,
+    lock_location,
+    record_runs,
+    register_export,
+)
+from trajectory_pipeline.storage.postgres.exports import PassingRuns, count_passing, select_runs
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.storage import Storage
 
@@ -37,7 +45,15 @@ SAME_TEXT, SIMILAR_TEXT = "the same text as an earlier run", "almost the same te
 
 
 class NothingSelectedError(PipelineError):
-    """No run passes the filters, or none of those that pass has a place in the format."""
+    """No run passes the filters, or none of those that pass has a place in the format.
+
+    Attributes:
+        passing: how many runs each condition leaves by itself; None where some run passes all of them.
+    """
+
+    def __init__(self, message: str, passing: PassingRuns | None = None) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,8 @@ def export_dataset(
     """
     selected = _select(storage, filters)
     export = Export(location_of(target), options.format.value, False, plain(asdict(filters)))
-    with new_dataset(target) as folder:
+    with new_dataset(target) as dataset:
+        folder = dataset.folder
         with DatasetFiles(folder) as files:
             if options.format.form.pairs:
                 _write_pairs(files, storage, selected, options)
@@ -151,11 +168,25 @@ def export_dataset(
         }
         write_file(folder / "README.md", dataset_card(manifest).encode())
         write_file(folder / MANIFEST, json_bytes(manifest))
-        # Before it appears: a dataset that nobody knows of could not be found when a run in it must be erased.
-        with storage.postgres.connect() as connection, translating_database_errors(storage.postgres.url, "Exporting"):
-            register_export(connection, export)
-            record_runs(connection, export, noted_runs(folder))
+        _publish(storage.postgres, dataset, export)
     return ExportResult(export.location, len(selected), files.records, files.left_out, files.losses, status)
+
+
+def _publish(database: TrajectoryDatabase, dataset: NewDataset, export: Export) -> None:
+    """Note which runs a dataset holds, and put it into its place."""
+    with database.connect() as holder, translating_database_errors(database.url, "Exporting"):
+        # Two exports to one place: the second one sees the first one's files, and notes nothing.
+        lock_location(holder, export)
+        dataset.require_vacant()
+        # Before it appears: a dataset that nobody knows of could not be found when a run in it must be erased.
+        with database.connect() as connection:
+            register_export(connection, export)
+            record_runs(connection, export, noted_runs(dataset.folder))
+        try:
+            dataset.publish()
+        except BaseException:
+            forget_export(database, export.export_id)
+            raise
 
 
 def pairs_by_family(
@@ -173,7 +204,7 @@ def pairs_by_family(
         for run in _once(
             encode_runs(storage, options.encoding(storage), _select(storage, filters), left_out), left_out
         ):
-            if run.encoded is not None:
+            if not isinstance(run.encoded, NoPlace):
                 finder.add(run)
         return finder.families()
     finally:
@@ -183,7 +214,9 @@ def pairs_by_family(
 def _select(storage: Storage, filters: ExportFilters) -> list[SelectedRun]:
     selected = select_runs(storage.postgres, filters)
     if not selected:
-        raise NothingSelectedError("No run passes the filters. Nothing was written: widen them.")
+        raise NothingSelectedError(
+            "No run passes the filters. Nothing was written.", count_passing(storage.postgres, filters)
+        )
     return selected
 
 
@@ -193,8 +226,8 @@ def _write_runs(
     groups = groups_of({one.run_id: one.group_keys for one in selected})
     writer = files.open(options)
     for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
-        if run.encoded is None:
-            files.left_out[options.format.form.no_place] += 1
+        if isinstance(run.encoded, NoPlace):
+            files.left_out[run.encoded.reason] += 1
         elif not files.is_near_duplicate(run, options.near_duplicates):
             group = groups[run.selected.run_id]
             split = split_of(group, options.shares, options.seed)
@@ -228,8 +261,8 @@ def find_pairs(
     finder = PairFinder(files.folder, options.pairs_per_task)
     try:
         for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
-            if run.encoded is None:
-                files.left_out[options.format.form.no_place] += 1
+            if isinstance(run.encoded, NoPlace):
+                files.left_out[run.encoded.reason] += 1
             elif not files.is_near_duplicate(run, options.near_duplicates):
                 finder.add(run)
         pairs = list(finder.pairs())
@@ -373,6 +406,7 @@ class DatasetFiles:
             "images": options.passes_on_images,
             "splits": {**asdict(options.shares), "seed": options.seed},
             "near_duplicates": options.near_duplicates,
+            "across_agents": options.writer.across_agents if options.format.form.pairs else None,
             "judge": {
                 "policies": sorted(self._policies),
                 "models": sorted(self._models),

@@ -14,7 +14,7 @@ from typing import Any
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import asset_card
-from trajectory_pipeline.exports.source import json_bytes
+from trajectory_pipeline.exports.source import NoPlace, json_bytes
 from trajectory_pipeline.exports.splits import split_of
 from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
@@ -283,8 +283,8 @@ def _write(files: DatasetFiles, storage: Storage, asset: ExportAsset, selected: 
             splits = {split_of(group, options.shares, options.seed) for group in groups[run.selected.run_id]}
             if run.text_digest in elsewhere or run.text_digest in seen:
                 files.left_out[SAME_TEXT] += 1
-            elif run.encoded is None:
-                files.left_out[options.format.form.no_place] += 1
+            elif isinstance(run.encoded, NoPlace):
+                files.left_out[run.encoded.reason] += 1
             elif len(splits) > 1:
                 files.left_out[TWO_SPLITS] += 1
             elif not files.is_near_duplicate(run, options.near_duplicates):

@@ -43,7 +43,7 @@ class EncodedRun:
     """A run as it is written.
 
     Attributes:
-        encoded: what the form's writer takes; None where the run has no place in the form.
+        encoded: what the form's writer takes, or a ``NoPlace``.
         text_digest: of what its messages say; see ``exports.chat.text_digest``.
         outcome_source: ``judge`` or ``heuristic``.
         confidence: of the judged outcome.

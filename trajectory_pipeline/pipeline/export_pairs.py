@@ -88,22 +88,20 @@ class PairFinder:
             yield from self._pairs_of(sides)
 
     def families(self) -> list[FamilyPairs]:
-        """Return what there is to pair by task family, the most pairs first; a pair counts in that of its success."""
+        """Return what there is to pair by task family, the most pairs first.
+
+        Runs that were asked the same may be in several families; they count in that of the surest success among them,
+        or else of the first failure, so that a family's pairs are of its successes and failures.
+        """
         families: dict[str | None, FamilyPairs] = {}
-
-        def family_of(side: PairSide) -> FamilyPairs:
-            family_id = side.run.selected.family_id
-            return families.setdefault(family_id, FamilyPairs(family_id))
-
         for sides in self._tasks.values():
-            for success in sides[True]:
-                family_of(success).successes += 1
-            for failure in sides[False]:
-                family_of(failure).failures += 1
-            if sides[True] and sides[False]:
-                family_of(min(sides[True], key=lambda side: side.rank)).tasks += 1
+            successes, failures = sorted(sides[True], key=lambda side: side.rank), sides[False]
+            family_id = (successes or failures)[0].run.selected.family_id
+            family = families.setdefault(family_id, FamilyPairs(family_id))
+            family.successes += len(successes)
+            family.failures += len(failures)
+            family.tasks += bool(successes and failures)
             for pair in self._pairs_of(sides):
-                family = family_of(pair.chosen)
                 family.parted_at = (family.parted_at or 0.0) + pair.preference.parted_at
                 family.pairs += 1
         for family in families.values():

@@ -2,8 +2,12 @@
 
 import contextlib
 import fcntl
+import glob
+import hashlib
 import os
+import platform
 import pwd
+import shutil
 import stat
 import tempfile
 import uuid
@@ -117,6 +121,46 @@ def temp_file() -> Iterator[Path]:
                 finally:
                     path.unlink(missing_ok=True)
                 return
+
+
+@contextlib.contextmanager
+def temp_folder_in(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a temporary folder there, and remove it at the end, unless it was renamed meanwhile.
+
+    Folders with the same prefix whose process has ended on this machine are removed first: the kernel releases their
+    lock however it ends. Those of other machines stay, since a lock on a network file system need not be seen here.
+    """
+    own = f"{prefix}{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+    make_folder(parent)
+    for leftover in parent.glob(f"{glob.escape(own)}*"):
+        with contextlib.suppress(OSError), _opened_folder(leftover) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover)
+    while True:
+        path = parent / f"{own}{uuid.uuid4().hex}"
+        path.mkdir(FOLDER_MODE)
+        path.chmod(FOLDER_MODE)
+        with _opened_folder(path) as descriptor:
+            # A file system without locks: there, nobody takes it for a leftover either.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Another process may have taken it for one just before it was locked.
+            if path.is_dir():
+                try:
+                    yield path
+                finally:
+                    shutil.rmtree(path, ignore_errors=True)
+                return
+
+
+@contextlib.contextmanager
+def _opened_folder(path: Path) -> Iterator[int]:
+    """Yield a descriptor of a folder, to lock it."""
+    descriptor = open_without_following(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _open_existing(path: Path) -> IO[bytes]:

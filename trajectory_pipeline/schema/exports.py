@@ -106,15 +106,24 @@ class ExportFilters:
     families: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the times.
+        """Check the bounds.
 
         Raises:
-            ValueError: one has no offset from UTC.
+            ValueError: one is no share, a time has no offset from UTC, or the last time is not after the first.
         """
+        for name in ("min_confidence", "min_learning_value"):
+            share: float | None = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, and is {share}")
         for name in ("completed_from", "completed_to"):
             moment: datetime | None = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} needs an offset, such as 2026-11-01T00:00+00:00")
+        if self.completed_from and self.completed_to and self.completed_from >= self.completed_to:
+            raise ValueError(
+                f"completed_to ({self.completed_to.isoformat()}) must be after completed_from"
+                f" ({self.completed_from.isoformat()})"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ that are the same stay, the manifest follows, and files that are no part of it a
 """
 
 import contextlib
+import errno
 import hashlib
 import json
-import os
 import posixpath
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -36,25 +35,83 @@ def location_of(target: str) -> str:
     return target if "://" in target else str(Path(target).absolute())
 
 
+class NewDataset:
+    """A dataset that is made in a folder and put into its place whole.
+
+    Attributes:
+        folder: where its files are written first.
+    """
+
+    def __init__(self, target: str, filesystem: fsspec.AbstractFileSystem, path: str, folder: Path) -> None:
+        self.folder = folder
+        self._target, self._filesystem, self._path = target, filesystem, path
+
+    def publish(self) -> None:
+        """Put it into its place.
+
+        Raises:
+            PipelineError: something is there, or it cannot be written; nothing of the dataset is left there.
+        """
+        self.require_vacant()
+        with _translating(self._target):
+            if not isinstance(self._filesystem, LocalFileSystem):
+                _copy(self._filesystem, self._path, self.folder)
+                return
+            try:
+                self.folder.replace(self._path)
+            except OSError as error:
+                # Only a pipeline with another database can have put something there since it was looked at.
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise self._taken() from None
+                raise
+
+    def require_vacant(self) -> None:
+        """Check that nothing is there: an empty folder is nothing.
+
+        Raises:
+            PipelineError: something is, or it cannot be read.
+        """
+        with _translating(self._target):
+            self._filesystem.invalidate_cache()
+            there = self._filesystem.exists(self._path)
+            is_folder = there and self._filesystem.isdir(self._path)
+            if there and (not is_folder or self._filesystem.ls(self._path)):
+                raise self._taken()
+
+    def _taken(self) -> PipelineError:
+        shown = without_credentials(self._target)
+        return PipelineError(f"{shown} is there already, and nothing in it is replaced: name a new place.")
+
+
 @contextlib.contextmanager
-def new_dataset(target: str) -> Iterator[Path]:
-    """Yield a folder to write a dataset into, which becomes the target at the end; nothing is left where that fails.
+def new_dataset(target: str) -> Iterator[NewDataset]:
+    """Yield a dataset to write, which is nowhere until it is published.
 
     Raises:
         PipelineError: the target is there already, or cannot be written.
     """
+    if not target.strip():
+        raise PipelineError("The target is empty: name a new folder, or an fsspec URL such as s3://bucket/name.")
     filesystem, path = _filesystem(target)
     if isinstance(filesystem, LocalFileSystem):
-        with _new_folder(Path(path)) as folder:
-            yield folder
+        # On the target's own disk, so that one rename puts it there.
+        prefix = f".{Path(path).name}.partial-"
+        try:
+            with private_files.temp_folder_in(Path(path).parent, prefix) as folder:
+                dataset = NewDataset(target, filesystem, path, folder)
+                dataset.require_vacant()
+                yield dataset
+        except OSError as error:
+            raise PipelineError(
+                f"{target} cannot be written: {error.strerror or error}. Nothing of it is left."
+            ) from error
         return
-    with _translating(target):
-        _require_empty(filesystem, path, target)
-        _try_to_write(filesystem, path)
     with temporary_folder() as folder:
-        yield folder
+        dataset = NewDataset(target, filesystem, path, folder)
+        dataset.require_vacant()
         with _translating(target):
-            _copy(filesystem, path, folder)
+            _try_to_write(filesystem, path)
+        yield dataset
 
 
 @contextlib.contextmanager
@@ -64,12 +121,13 @@ def temporary_folder() -> Iterator[Path]:
     Raises:
         PipelineError: it cannot be written: its disk is full, or read-only.
     """
+    parent = Path(tempfile.gettempdir())
     try:
-        with tempfile.TemporaryDirectory(prefix="trajectory-export-") as folder:
-            yield Path(folder)
+        with private_files.temp_folder_in(parent, "trajectory-export-") as folder:
+            yield folder
     except OSError as error:
         raise PipelineError(
-            f"The folder for temporary files, {tempfile.gettempdir()}, cannot be written: {error.strerror or error}."
+            f"The folder for temporary files, {parent}, cannot be written: {error.strerror or error}."
             " Free some space, or name another folder in TMPDIR."
         ) from error
 
@@ -86,13 +144,10 @@ def staging(target: str) -> Iterator[Path]:
         with temporary_folder() as temporary:
             yield temporary
         return
-    folder = Path(path) / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
+    with contextlib.ExitStack() as stack:
         with _translating(target):
-            private_files.make_folder(folder)
+            folder = stack.enter_context(private_files.temp_folder_in(Path(path), TEMPORARY))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_part(target: str, name: str, folder: Path, files: Mapping[str, int], access: FileAccess) -> bool:
@@ -216,15 +271,6 @@ def _copy(filesystem: fsspec.AbstractFileSystem, path: str, folder: Path) -> Non
         raise
 
 
-def _require_empty(filesystem: fsspec.AbstractFileSystem, path: str, target: str) -> None:
-    filesystem.invalidate_cache()
-    with contextlib.suppress(FileNotFoundError):
-        if filesystem.find(path, maxdepth=None):
-            raise PipelineError(
-                f"{without_credentials(target)} is there already, and nothing in it is replaced: name a new place."
-            )
-
-
 def _try_to_write(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
     """Write and remove a small file, so that a target that is read-only is refused before the work is done."""
     probe = posixpath.join(path, f"{TEMPORARY}{uuid.uuid4().hex}")
@@ -254,19 +300,3 @@ def _translating(target: str) -> Iterator[None]:
         raise PipelineError(
             f"{without_credentials(target)} cannot be written: {storage_error(error, target)}. Nothing of it is left."
         ) from None
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes the target at the end, or is removed where anything fails."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PipelineError(f"{target} is there already, and nothing in it is replaced: name a new folder.")
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        private_files.make_folder(partial)
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        raise PipelineError(f"{target} cannot be written: {error.strerror or error}. Nothing of it is left.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -26,6 +26,7 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
     for command in (("export", "sft", "none"), ("exports", "pairs")):
         empty = run_command(*command, "--agent", "nobody", **databases)
         assert (empty.exit_code, "No run passes the filters" in squeezed(empty)) == (1, True), empty.output
+        assert f"Of {runs} runs, each by itself leaves: 0 --agent nobody." in squeezed(empty)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,11 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
         (("otel", "x", "--endpoint", "host:4318"), "write it as http://host:4318"),
         (("sft", "x", "--images"), "sft has no place for images. These formats have: atif, scout, otel, openai."),
         (("csv", "x", "--splits", "0.5", "0.5", "0.5"), "add up to 1"),
+        (("csv", "x", "--splits", "nan", "0.5", "0.5"), "nan is not a number"),
+        (("csv", "x", "--min-confidence", "nan"), "nan is not a number"),
+        (("csv", "x", "--near-duplicates", "nan"), "nan is not a number"),
+        (("csv", "x", "--from", "2026-11-03", "--to", "2026-11-01"), "must be after --from"),
+        (("sft", "x", "--across-agents"), "--across-agents is of dpo"),
         (("csv", "x", "--from", "soon"), "soon"),
         (("yaml", "x"), "'yaml' is not one of 'atif'"),
         (("csv", "x", "--outcome", "good"), "'good' is not one of"),

@@ -1,5 +1,7 @@
 """The contract of splits: what belongs together is never apart, and a group stays where it is."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def test_shares_hold_over_many_groups() -> None:
     assert {split_of(f"chain {number}", SplitShares(1, 0, 0), 1) for number in range(1_000)} == {"train"}
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (-0.1, 1, 0.1), (0, 0, 0)])
+@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (-0.1, 1, 0.1), (0, 0, 0), (math.nan, 0.5, 0.5), (math.inf, 0, 0)])
 def test_shares_that_are_none_are_refused(shares: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="add up to 1"):
         SplitShares(*shares)

@@ -21,7 +21,13 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares
-from trajectory_pipeline.pipeline.export import ExportOptions, ExportResult, export_dataset, pairs_by_family
+from trajectory_pipeline.pipeline.export import (
+    ExportOptions,
+    ExportResult,
+    NothingSelectedError,
+    export_dataset,
+    pairs_by_family,
+)
 from trajectory_pipeline.pipeline.export_encoder import Portion
 from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters
@@ -154,7 +160,7 @@ def test_labels_follow_the_outcome_and_unknown_ones_are_left_out(story: Pipeline
     labels = Counter(line["label"] for line in lines(tmp_path / "kto"))
     assert labels == {True: outcomes["success"], False: outcomes["failure"]}
     assert outcomes.keys() == {"success", "failure"}
-    assert result.left_out["no success and no failure, or the agent said nothing"] > 0
+    assert result.left_out["no success and no failure"] > 0
     for line in lines(tmp_path / "kto"):
         assert line["completion"][0]["role"] == "assistant"
         assert not any(message["role"] == "assistant" for message in line["prompt"])
@@ -167,8 +173,9 @@ def test_pairs_share_a_prompt_and_part_at_a_decision_of_the_agent(story: Pipelin
         for row in map(json.loads, (tmp_path / "dpo" / "runs.jsonl").read_text().splitlines())
     }
     pairs = list(lines(tmp_path / "dpo"))
-    assert len(pairs) == sum(result.records.values())
+    assert len(pairs) == sum(result.records.values()) > 0
     for pair in pairs:
+        assert any(message["role"] == "user" for message in pair["prompt"])
         assert (outcomes[pair["chosen_run_id"]], outcomes[pair["rejected_run_id"]]) == ("success", "failure")
         assert pair["chosen"][0]["role"] == pair["rejected"][0]["role"] == "assistant"
         assert pair["chosen"][0] != pair["rejected"][0]
@@ -246,9 +253,19 @@ def test_same_export_gives_the_same_bytes(story: Pipeline, tmp_path: Path) -> No
 
 
 def test_filters_that_select_nothing_write_nothing(story: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="No run passes the filters"):
-        export(story, tmp_path / "none", ExportFormat.SFT, ExportFilters(agents=("nobody",)))
+    filters = ExportFilters(outcomes=("success",), agents=("nobody",), min_confidence=0)
+    with pytest.raises(NothingSelectedError, match="No run passes the filters") as caught:
+        export(story, tmp_path / "none", ExportFormat.SFT, filters)
     assert list(tmp_path.iterdir()) == []
+    passing = caught.value.passing
+    assert passing is not None
+    everything = story.ask("SELECT outcome, outcome_confidence, heuristic_outcome FROM trajectory.outcomes")
+    assert passing.runs == len(everything)
+    assert passing.by_condition == {
+        ("outcomes", "success"): sum((row["outcome"] or row["heuristic_outcome"]) == "success" for row in everything),
+        ("min_confidence", 0): sum(row["outcome_confidence"] is not None for row in everything),
+        ("agents", "nobody"): 0,
+    }
 
 
 def test_runs_without_a_place_in_the_form_write_nothing(story: Pipeline, tmp_path: Path) -> None:
@@ -268,6 +285,67 @@ def test_full_disk_of_temporary_files_is_named(
     with pytest.raises(PipelineError, match=r"temporary files.*No space left on device\. Free some space"):
         export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
     assert fsspec.filesystem("memory").find(f"/{tmp_path.name}") == []
+
+
+def other_ending(story: Pipeline, target: str) -> ExportResult:
+    """Have another export to the same place end while this one is writing; returns what that one wrote."""
+    ended: list[ExportResult] = []
+
+    def while_it_writes() -> str:
+        if not ended:
+            ended.append(export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT)))
+        return ""
+
+    with pytest.raises(PipelineError, match="is there already"):
+        export_dataset(story.storage, target, ALL, ExportOptions(ExportFormat.KTO), while_it_writes)
+    return ended[0]
+
+
+@pytest.mark.parametrize("place", ["{folder}/sft", "memory://{folder}/sft"])
+def test_of_two_exports_to_one_place_the_record_is_of_the_one_that_is_there(
+    story: Pipeline, tmp_path: Path, place: str
+) -> None:
+    target = place.format(folder=tmp_path if place.startswith("{") else tmp_path.name)
+    there = other_ending(story, target)
+    filesystem, path = fsspec.core.url_to_fs(target)
+    noted = {json.loads(line)["run_id"] for line in filesystem.cat_file(f"{path}/runs.jsonl").splitlines()}
+    held = story.ask(
+        f"SELECT r.run_id, e.format FROM trajectory.export_runs r JOIN trajectory.exports e USING (export_id)"
+        f" WHERE e.location = '{there.location}'"
+    )
+    assert {row["run_id"] for row in held} == noted
+    assert {row["format"] for row in held} == {"sft"}
+    assert [name for name in filesystem.ls(path.rpartition("/")[0], detail=False) if ".partial-" in name] == []
+
+
+def test_dataset_that_cannot_be_put_into_its_place_is_not_noted(story: Pipeline, tmp_path: Path) -> None:
+    def in_the_way() -> str:
+        (tmp_path / "sft").mkdir()
+        (tmp_path / "sft" / "notes.txt").write_text("mine")
+        return ""
+
+    with pytest.raises(PipelineError, match="is there already"):
+        export_dataset(story.storage, str(tmp_path / "sft"), SOME, ExportOptions(ExportFormat.SFT), in_the_way)
+    noted = story.ask(f"SELECT FROM trajectory.exports WHERE location = '{tmp_path / 'sft'}'")
+    assert noted == []
+    assert [path.name for path in (tmp_path / "sft").iterdir()] == ["notes.txt"]
+
+
+def test_failed_copy_is_not_noted(story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("AccessDenied")
+
+    target = f"memory://{tmp_path.name}/refused"
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.put_file", refuse)
+    with pytest.raises(PipelineError, match="AccessDenied"):
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
+    assert story.ask(f"SELECT FROM trajectory.exports WHERE location = '{target}'") == []
+
+
+@pytest.mark.parametrize("target", ["", "  "])
+def test_empty_target_is_refused(story: Pipeline, target: str) -> None:
+    with pytest.raises(PipelineError, match="The target is empty: name a new folder"):
+        export_dataset(story.storage, target, SOME, ExportOptions(ExportFormat.SFT))
 
 
 def test_folder_that_is_there_is_not_touched(story: Pipeline, tmp_path: Path) -> None:

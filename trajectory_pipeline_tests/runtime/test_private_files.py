@@ -141,3 +141,52 @@ def test_other_writer_names_who_could_change_a_folder(tmp_path: Path) -> None:
     # As /tmp: others may add to it, and cannot replace what is there.
     (folder / "own").mkdir(mode=0o700)
     assert private_files.other_writer(folder / "own") is None
+
+
+FOLDER_PROGRAM = """
+import pathlib, sys, time
+from trajectory_pipeline.runtime.private_files import temp_folder_in
+with temp_folder_in(pathlib.Path(sys.argv[1]), ".made.partial-") as path:
+    (path / "texts").write_text("content of runs")
+    print(path, flush=True)
+    input()
+"""
+
+
+def test_folder_whose_process_was_killed_is_removed_by_the_next_and_a_live_one_is_not(tmp_path: Path) -> None:
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", FOLDER_PROGRAM, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    (killed, left), (alive, used) = start(), start()
+    killed.kill()
+    killed.communicate()
+    (tmp_path / ".made.partial-of-another-machine").mkdir()
+    assert left.is_dir()
+    with private_files.temp_folder_in(tmp_path, ".made.partial-"):
+        assert (left.exists(), used.is_dir()) == (False, True)
+        assert (tmp_path / ".made.partial-of-another-machine").is_dir()
+    alive.communicate("")
+    assert not used.exists()
+
+
+def test_folder_that_was_renamed_stays(tmp_path: Path) -> None:
+    with private_files.temp_folder_in(tmp_path / "parent", ".made.partial-") as path:
+        assert mode_of(path) == 0o700
+        path.replace(tmp_path / "parent" / "made")
+    assert [entry.name for entry in (tmp_path / "parent").iterdir()] == ["made"]
+
+
+def test_folder_is_made_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with private_files.temp_folder_in(tmp_path, ".a-") as first, private_files.temp_folder_in(tmp_path, ".a-"):
+        assert first.is_dir()

@@ -125,6 +125,11 @@ def register_export(connection: psycopg.Connection, export: Export) -> None:
     connection.execute(_REGISTER, [*values, json.dumps(export.filters)])
 
 
+def lock_location(connection: psycopg.Connection, export: Export) -> None:
+    """Wait until no other transaction holds the place of a dataset, and hold it until the end of this one."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [export.export_id])
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """By what runs that are almost the same as a run are found, in text, and the bands that it is divided into."""

@@ -1,6 +1,7 @@
 """Which runs an export holds: ids, groups and verdicts, by filters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
@@ -25,10 +26,11 @@ _VERDICT = (
     *("verdict_status", "outcome", "outcome_confidence", "failure_owner", "failure_mode", "learning_value"),
     *("tags", "task_category", "summary", "lesson", "policy_id", "simulated"),
 )
+_RUNS = """FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)
+LEFT JOIN trajectory.task_family_runs f USING (run_id)"""
 _SELECT = f"""
 SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, chain.first_run_id AS chain, f.family_id
-FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)
-LEFT JOIN trajectory.task_family_runs f USING (run_id) CROSS JOIN {FIRST_RUN}
+{_RUNS} CROSS JOIN {FIRST_RUN}
 WHERE {{conditions}} ORDER BY coalesce(t.end_time, t.start_time), o.run_id
 """
 _READ_VERDICTS = f"""
@@ -48,16 +50,55 @@ def select_runs(
     Raises:
         SinkError: the database cannot be read.
     """
-    values = {name: getattr(filters, name) for name in _CONDITIONS}
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
-    # A bound of 0 is a condition too: without a verdict there is no confidence.
-    given |= {name: values[name] for name in ("min_confidence", "min_learning_value") if values[name] is not None}
+    given = _given(filters)
     conditions = [_CONDITIONS[name] for name in given]
     if partition_key is not None:
         conditions.append("t.partition_key = %(partition_key)s")
         given["partition_key"] = partition_key
     statement = _SELECT.format(conditions=" AND ".join(conditions) or "true")
     return [SelectedRun(**row) for row in database.rows(statement, given)]
+
+
+@dataclass(frozen=True)
+class PassingRuns:
+    """How many runs there are, and how many of them each condition of filters leaves by itself.
+
+    Attributes:
+        runs: all that are there at the source.
+        by_condition: by the filter's name and one of its values.
+    """
+
+    runs: int
+    by_condition: Mapping[tuple[str, Any], int]
+
+
+def count_passing(database: TrajectoryDatabase, filters: ExportFilters) -> PassingRuns:
+    """Return how many runs each condition of filters leaves by itself; of several values, each.
+
+    Raises:
+        SinkError: the database cannot be read.
+    """
+    conditions = [
+        (name, value)
+        for name, values in _given(filters).items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    counts, parameters = ["count(*) AS runs"], {}
+    for number, (name, value) in enumerate(conditions):
+        place = f"c{number}"
+        condition = _CONDITIONS[name].replace(f"%({name})s", f"%({place})s")
+        counts.append(f"count(*) FILTER (WHERE {condition}) AS {place}")
+        parameters[place] = [value] if isinstance(getattr(filters, name), tuple) else value
+    (row,) = database.rows(f"SELECT {', '.join(counts)} {_RUNS}", parameters)
+    return PassingRuns(row["runs"], {each: row[f"c{number}"] for number, each in enumerate(conditions)})
+
+
+def _given(filters: ExportFilters) -> dict[str, Any]:
+    """Return the filters that leave something out, as parameters of their conditions."""
+    values = {name: getattr(filters, name) for name in _CONDITIONS}
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
+    # A bound of 0 is a condition too: without a verdict there is no confidence.
+    return given | {name: values[name] for name in ("min_confidence", "min_learning_value") if values[name] is not None}
 
 
 def read_verdicts(database: TrajectoryDatabase, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
