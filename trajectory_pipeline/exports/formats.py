@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.atif import atif_trajectory
-from trajectory_pipeline.exports.chat import kto_record, openai_record, pair_side, sft_record
+from trajectory_pipeline.exports.chat import kto_record, openai_record, sft_record
 from trajectory_pipeline.exports.endpoint import headers_of
 from trajectory_pipeline.exports.otel import Telemetry, telemetry_of
+from trajectory_pipeline.exports.pairs import pair_side
 from trajectory_pipeline.exports.source import ExportRun, JsonObject, NoPlace, json_bytes
 from trajectory_pipeline.exports.trajectory_v1 import trajectory_v1_records
 

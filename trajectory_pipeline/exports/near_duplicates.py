@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from trajectory_pipeline.exports.chat import said_in
 from trajectory_pipeline.exports.source import ExportRun
+from trajectory_pipeline.exports.text_digest import said_in
 
 _WORDS_IN_SEQUENCE = 5
 _PERMUTATIONS, _SCHEME = 128, "affine32"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from trajectory_pipeline.exports.chat import text_digest
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import ExportRun, FieldRedactor
+from trajectory_pipeline.exports.text_digest import text_digest
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.exports import SelectedRun
@@ -44,7 +44,7 @@ class EncodedRun:
 
     Attributes:
         encoded: what the form's writer takes, or a ``NoPlace``.
-        text_digest: of what its messages say; see ``exports.chat.text_digest``.
+        text_digest: of what its messages say; see ``exports.text_digest``.
         outcome_source: ``judge`` or ``heuristic``.
         confidence: of the judged outcome.
         probability_success: what people's labels say of it; None where there are too few.

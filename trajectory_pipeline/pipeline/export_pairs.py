@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from trajectory_pipeline.exports.chat import Preference, preference
+from trajectory_pipeline.exports.pairs import Preference, preference
 from trajectory_pipeline.exports.source import JsonObject
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 

@@ -1,6 +1,5 @@
-"""Chats for trainers: what OpenAI refuses is not in its form, a chat has a question, and pairs answer one question."""
+"""Chats for trainers: what OpenAI refuses is not in its form, and a chat has a question and an answer."""
 
-import json
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from trajectory_pipeline.exports.chat import (
     NO_QUESTION,
     kto_record,
     openai_record,
-    pair_side,
-    preference,
     sft_record,
 )
 from trajectory_pipeline.exports.source import ExportRun, NoPlace
@@ -26,11 +23,11 @@ ASKED = message(1, "user", "Where is it?")
 ANSWERED = message(9, reply="There.")
 
 
-def the_run(*messages: Raw, system: str | None = None, outcome: str = "success", **options: Any) -> ExportRun:
-    agent_context = {} if system is None else {"context": {"system_prompt": system, "tools": None}}
-    (run,) = export_runs([raw_run(*messages)], **options)
-    context = {**(run.trajectory["context"] or {}), **agent_context.get("context", {})}
-    return ExportRun({**run.trajectory, "context": context or None}, {"outcome": outcome})
+def the_run(*messages: Raw, system: str | None = None, outcome: str = "success") -> ExportRun:
+    """Return a run with a verdict; ``system`` is the system prompt that its agent had."""
+    (run,) = export_runs([raw_run(*messages)])
+    context = None if system is None else {"system_prompt": system, "tools": None}
+    return ExportRun({**run.trajectory, "context": context}, {"outcome": outcome})
 
 
 def roles(chat: list[dict[str, Any]]) -> list[str]:
@@ -92,6 +89,11 @@ def test_call_without_a_return_amid_the_chat_is_left_out_of_openai_and_counted()
     assert roles(chat_of(run)) == ["user", "user", "assistant"]
 
 
+def test_run_whose_only_answer_is_a_call_without_a_return_has_no_place_in_openai() -> None:
+    run = the_run(ASKED, message(2, tool_calls=[call("look")]), message(4, "user", "Well?"))
+    assert openai_record(run) == NO_ANSWER
+
+
 def test_return_that_comes_late_is_left_out_of_openai_with_its_call() -> None:
     late = message(5, "tool", tool_returns=[returned()])
     run = the_run(ASKED, message(2, tool_calls=[call("look")]), message(4, "user", "Well?"), late, ANSWERED)
@@ -118,53 +120,4 @@ def test_run_without_a_question_or_an_answer_has_no_place(record_of: Any) -> Non
 def test_only_success_and_failure_have_labels() -> None:
     for outcome in ("partial_success", "unknown"):
         run = the_run(ASKED, ANSWERED, outcome=outcome)
-        assert kto_record(run) == pair_side(run, across_agents=True) == NO_LABEL
-
-
-def metadata(recompiled: str, agent: str = "agent-1") -> str:
-    return f"\n\n<memory_metadata>\n- AGENT_ID: {agent}\n- Last recompiled: {recompiled}\n</memory_metadata>"
-
-
-def letta_return(value: str, time: str) -> Raw:
-    """Make a message with a return as Letta's server wraps it."""
-    text = json.dumps({"status": "OK", "message": value, "time": time}, indent=2)
-    return message(3, "tool", tool_returns=[returned(text=text)])
-
-
-def test_pair_may_differ_in_what_letta_itself_wrote_and_when() -> None:
-    look = message(2, tool_calls=[call("look")])
-    success, failure = (
-        the_run(ASKED, look, letta_return("here", time), message(4, reply=answer), system=f"Be brief.{metadata(time)}")
-        for time, answer in (("09:00", "Here."), ("10:00", "Nowhere."))
-    )
-    sides = [pair_side(run, across_agents=False) for run in (success, failure)]
-    (asked, _, chosen), (asked_too, _, rejected) = sides  # type: ignore[misc]  # neither is without a place
-    assert asked == asked_too
-    found = preference(chosen, rejected)
-    assert found is not None
-    assert found.parted_at == 4
-    assert [found.record[side][0]["content"] for side in ("chosen", "rejected")] == ["Here.", "Nowhere."]
-    assert found.record["prompt"][0]["content"].startswith("Be brief.")
-
-
-def test_pair_across_agents_has_the_prompt_of_the_success() -> None:
-    success = the_run(ASKED, message(2, reply="Here."), system="You are Wren.")
-    failure = the_run(ASKED, message(2, reply="Nowhere."), system="You are Milo.", outcome="failure")
-    apart = [pair_side(run, across_agents=False) for run in (success, failure)]
-    assert apart[0][0] != apart[1][0]  # type: ignore[index]  # neither is without a place
-    (asked, label, chosen), (asked_too, other, rejected) = (  # type: ignore[misc]
-        pair_side(run, across_agents=True) for run in (success, failure)
-    )
-    assert (asked == asked_too, label, other) == (True, True, False)
-    found = preference(chosen, rejected)
-    assert found is not None
-    assert [one["content"] for one in found.record["prompt"]] == ["You are Wren.", "Where is it?"]
-
-
-def test_what_tools_returned_is_compared_but_for_its_time() -> None:
-    look = message(2, tool_calls=[call("look")])
-    success, failure = (
-        the_run(ASKED, look, letta_return(value, "09:00"), message(4, reply=value)) for value in ("here", "nowhere")
-    )
-    chosen, rejected = (sft_record(run) for run in (success, failure))
-    assert preference(chosen, rejected) is None  # type: ignore[arg-type]  # neither is without a place
+        assert kto_record(run) == NO_LABEL

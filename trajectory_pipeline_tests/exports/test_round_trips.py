@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.atif import atif_trajectory
 from trajectory_pipeline.exports.card import dataset_card
-from trajectory_pipeline.exports.chat import text_digest
 from trajectory_pipeline.exports.flat import SCHEMAS, flat_rows
 from trajectory_pipeline.exports.formats import FORMS, ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import ExportRun, json_bytes
+from trajectory_pipeline.exports.text_digest import text_digest
 from trajectory_pipeline.exports.trajectory_v1 import trajectory_v1_records
 from trajectory_pipeline.pipeline.export import DatasetFiles, ExportOptions
 from trajectory_pipeline.schema.exports import ExportFilters
