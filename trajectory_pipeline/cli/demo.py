@@ -15,23 +15,23 @@ from trajectory_pipeline.cli.clean import DEMO_FOLDER, remove_data
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out, progress_bar, step
 from trajectory_pipeline.cli.dagster_processes import (
-    HOST,
     assets_page,
     dagster_home,
-    free_port,
     interrupt_on_signals,
     port_option,
     prepare_storage,
+    project_folder,
     run_until_interrupted,
-    shared_workspace,
-    start_code_server,
+    start_code_servers,
     start_daemon,
     start_webserver,
     stopping,
     wait_until_ready,
 )
+from trajectory_pipeline.cli.listening import HOST, listen_nearby, port_of
 from trajectory_pipeline.cli.run_materialization import materialize, run_job
 from trajectory_pipeline.cli.serve import SERVICE_PORT, commands_to_try, start_service
+from trajectory_pipeline.cli.shared_workspace import shared_workspace
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
@@ -100,6 +100,10 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 def _run_demo(*, stay: bool, port: int) -> bool:
     started = time.monotonic()
     with interrupt_on_signals(), ExitStack() as stack:
+        # Held from now on: what is printed at the end is taken minutes later.
+        listening = stack.enter_context(listen_nearby(port))
+        service_listening = stack.enter_context(listen_nearby(SERVICE_PORT))
+        port, service_port = port_of(listening), port_of(service_listening)
         first, _ = STORY.window()
         os.environ.setdefault("TRAJECTORY_DATA_FOLDER", str(DEMO_FOLDER))
         # From the sample's first day on: the UI's partition bar is readable for a few days, not for two years.
@@ -118,11 +122,10 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         data_folder = opened.settings.storage.data_folder
         with step("Dagster's storage"):
             prepare_storage(dagster_home(data_folder), os.environ["DAGSTER_PG_URL"])
-        port = free_port(port)
         log = data_folder.absolute() / "dagster.log"
-        workspace = stack.enter_context(shared_workspace())
-        webserver = start_webserver(os.environ, workspace, port, log)
-        processes = [start_code_server(os.environ, workspace, log), webserver]
+        workspace = stack.enter_context(shared_workspace(project_folder() / "workspace.yaml"))
+        webserver = start_webserver(os.environ, workspace.file, listening, log)
+        processes = [*start_code_servers(os.environ, workspace, log), webserver]
         stack.enter_context(stopping(processes))
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
@@ -133,13 +136,12 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
-            processes.append(start_daemon(os.environ, workspace, log))
+            processes.append(start_daemon(os.environ, workspace.file, log))
             wait_until_ready(webserver, port, log, report)
-        service_port = free_port(SERVICE_PORT)
         service = f"http://{HOST}:{service_port}"
         with step(f"Service at {service}"):
             environment = {**os.environ, "TRAJECTORY_DAGSTER_UI_URL": f"http://{HOST}:{port}"}
-            processes.append(start_service(environment, service_port, data_folder.absolute() / "service.log"))
+            processes.append(start_service(environment, service_listening, data_folder.absolute() / "service.log"))
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
         complete = _print_result(opened)
         page = _publish_report()
