@@ -4,6 +4,8 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -56,6 +58,7 @@ from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs, trajectories_by_partition
+from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
 
@@ -66,8 +69,9 @@ from trajectory_pipeline.urls import describe_postgres
 def command(*, once: bool, port: int, reset: bool) -> None:
     """Run the whole pipeline on this machine: rows of a real Letta server, embedded Postgres, scripted judge.
 
-    Writes only to the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a verdict
-    or a stated reason for none.
+    Writes only to the folder data/demo. A later one goes on with what is there; runs that were deleted stay deleted
+    until --reset. Exit code 0: every terminal run of the sample that is still there is in both sinks, with a verdict or
+    a stated reason for none.
     """
     if reset:
         remove_data(DEMO_FOLDER)
@@ -84,13 +88,16 @@ def command(*, once: bool, port: int, reset: bool) -> None:
 def load_sample_command(url: str | None, *, create: bool) -> None:
     """Load the sample, rows of a real Letta 0.16.8 server, into an empty database.
 
-    A database that already holds the sample is left unchanged; one that holds other runs is refused.
+    A database that already holds the sample, or what is left of it after deletions, is left unchanged; one that holds
+    other runs is refused.
     """
     with step("Sample") as report:
         if url is None:
             url = resolve_databases(load_settings(), report).letta_url
         counts = STORY.load(url, create_database=create, report=report)
     state = "was already loaded" if counts.already_loaded else "is loaded"
+    if counts.deleted:
+        state += f", and {pluralize(len(counts.deleted), 'run')} deleted since"
     out.print(
         f"The sample {state}: {counts.runs} runs ({counts.terminal_runs} terminal) in {counts.partitions} partitions,"
         f" {counts.steps} steps, {counts.messages} messages."
@@ -116,7 +123,8 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             stack.callback(databases.release)
             os.environ.update(databases.environment())
             migrate(databases.database_url)
-            STORY.load(databases.letta_url, create_database=True, report=report)
+            deleted = STORY.load(databases.letta_url, create_database=True, report=report).deleted
+        terminal = STORY.terminal_run_ids() - deleted
         _start_judge(stack, load_settings())
         opened = open_connections()
         data_folder = opened.settings.storage.data_folder
@@ -131,7 +139,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
         failures |= _materialize_others(opened)
-        _judge_again(opened)
+        _judge_again(opened, terminal)
         with step("Hours without runs"):
             _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.
@@ -143,7 +151,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             environment = {**os.environ, "TRAJECTORY_DAGSTER_UI_URL": f"http://{HOST}:{port}"}
             processes.append(start_service(environment, service_listening, data_folder.absolute() / "service.log"))
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
-        complete = _print_result(opened)
+        complete = _print_result(opened, terminal)
         page = _publish_report()
         _print_quality(opened)
         for run_id, reason in failures.items():
@@ -186,7 +194,7 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
 
 
-def _judge_again(opened: Connections) -> None:
+def _judge_again(opened: Connections, terminal: Collection[str]) -> None:
     """Load the labels, and judge the same runs by rules too: the report job measures both judges."""
     database = opened.storage.postgres
     with step("Labels that two people wrote by hand"):
@@ -196,7 +204,7 @@ def _judge_again(opened: Connections) -> None:
         with step("A second judge on the same runs, to compare (simple rules, and no model)") as report:
             rules = settings.judge.model_copy(update={"model": JUDGE_MODEL})
             judge = judge_config(rules, settings.privacy, settings.budget)
-            judge_panel(sorted(STORY.terminal_run_ids()), 1, opened.storage, judge, progress=report)
+            judge_panel(sorted(terminal), 1, opened.storage, judge, progress=report)
 
 
 def _print_quality(opened: Connections) -> None:
@@ -238,9 +246,8 @@ def _publish_report() -> str:
         return str(report.metadata["dagster/uri"].value)
 
 
-def _print_result(opened: Connections) -> bool:
-    """Print what the sinks hold; returns whether both hold every terminal run, with a verdict or a reason for none."""
-    ids = STORY.terminal_run_ids()
+def _print_result(opened: Connections, ids: AbstractSet[str]) -> bool:
+    """Print what the sinks hold; returns whether both hold these runs, each with a verdict or a reason for none."""
     in_parquet: set[str] = set()
     for hour in STORY.partitions():
         for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
@@ -248,7 +255,7 @@ def _print_result(opened: Connections) -> bool:
     summary = summarize_runs(opened.storage.postgres, sorted(ids))
     table = Table("", Column("count", justify="right"))
     for name, count in {
-        "terminal runs in the sample": len(ids),
+        "terminal runs of the sample": len(ids),
         "trajectories in Postgres": summary.trajectories,
         "trajectories in Parquet": len(in_parquet),
         **{f"trajectories of {name}": number for name, number in _count_by_source(opened).items() if name != LETTA},
