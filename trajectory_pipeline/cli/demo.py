@@ -5,16 +5,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection
-from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import click
 import dagster as dg
-from rich.table import Column, Table
 
 from trajectory_pipeline.cli.clean import DEMO_FOLDER, remove_data
-from trajectory_pipeline.cli.connections import Connections, open_connections
+from trajectory_pipeline.cli.connections import Connections, databases_of, open_connections
 from trajectory_pipeline.cli.console import err, out, progress_bar, step
 from trajectory_pipeline.cli.dagster_processes import (
     assets_page,
@@ -34,7 +32,7 @@ from trajectory_pipeline.cli.listening import HOST, listen_nearby, port_of
 from trajectory_pipeline.cli.run_materialization import materialize, run_job
 from trajectory_pipeline.cli.serve import SERVICE_PORT, commands_to_try, start_service
 from trajectory_pipeline.cli.shared_workspace import shared_workspace
-from trajectory_pipeline.databases import resolve_databases
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
@@ -93,7 +91,7 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
     """
     with step("Sample") as report:
         if url is None:
-            url = resolve_databases(load_settings(), report).letta_url
+            url = databases_of(load_settings(), report).letta_url
         counts = STORY.load(url, create_database=create, report=report)
     state = "was already loaded" if counts.already_loaded else "is loaded"
     if counts.deleted:
@@ -211,10 +209,14 @@ def _print_quality(opened: Connections) -> None:
     """Print how far each judge, and two people, agree on outcomes."""
     rows = [row for row in read_quality(opened.storage.postgres) if row["criterion"] == Criterion.OUTCOME]
     names = {row["policy_id"]: row["model"] or "people" for row in rows}
-    table = Table("policy", "who", "runs", "agreement on outcomes", "kappa")
-    for policy, who, _, runs, agreement, kappa, *_ in summary.summary_rows(rows, names):
-        table.add_row(policy, who, runs, agreement, kappa)
-    out.print(table)
+    print_table(
+        ("policy", "who", "runs", "agreement on outcomes", "kappa"),
+        [
+            (policy, who, runs, agreement, kappa)
+            for policy, who, _, runs, agreement, kappa, *_ in summary.summary_rows(rows, names)
+        ],
+        whole=("policy",),
+    )
     if SCRIPTED_MODEL in names.values():
         out.print(f"{SCRIPTED_MODEL} repeats one person's labels: its agreement says nothing of a model.")
 
@@ -246,15 +248,14 @@ def _publish_report() -> str:
         return str(report.metadata["dagster/uri"].value)
 
 
-def _print_result(opened: Connections, ids: AbstractSet[str]) -> bool:
+def _print_result(opened: Connections, ids: frozenset[str]) -> bool:
     """Print what the sinks hold; returns whether both hold these runs, each with a verdict or a reason for none."""
     in_parquet: set[str] = set()
     for hour in STORY.partitions():
         for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
             in_parquet.update(ids.intersection(batch.column("run_id").to_pylist()))
     summary = summarize_runs(opened.storage.postgres, sorted(ids))
-    table = Table("", Column("count", justify="right"))
-    for name, count in {
+    counts = {
         "terminal runs of the sample": len(ids),
         "trajectories in Postgres": summary.trajectories,
         "trajectories in Parquet": len(in_parquet),
@@ -262,11 +263,10 @@ def _print_result(opened: Connections, ids: AbstractSet[str]) -> bool:
         "quarantined": summary.quarantined,
         **{f"verdicts: {status}": number for status, number in summary.verdicts.items()},
         **search_counts(opened.storage.postgres),
-    }.items():
-        table.add_row(name, str(count))
+    }
     prices = " (simulated prices)" if summary.simulated else ""
-    table.add_row(f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
-    out.print(table)
+    cost = (f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
+    print_table(("", "count"), [*((name, str(count)) for name, count in counts.items()), cost], numbers=("count",))
     others = [name for name in opened.settings.source.names if name != LETTA]
     if others:
         out.print(f"  In the UI, {' and '.join(others)} has a group of assets of its own.")

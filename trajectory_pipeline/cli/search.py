@@ -6,11 +6,12 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 import click
-from rich.table import Table
+from rich.text import Text
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.cli.render_trajectory import plain_text
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import QueryError
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor
@@ -26,6 +27,7 @@ from trajectory_pipeline.storage.postgres.search import (
     search,
 )
 from trajectory_pipeline.storage.postgres.search_texts import has_texts
+from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
 _OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
@@ -136,20 +138,21 @@ def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
     if not hits:
         out.print("None was found.")
         return
-    table = Table("", "run", "ended", "outcome", "what")
-    for hit in hits:
-        table.add_row(
-            str(hit.rank),
-            plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}\nfrom {hit.source}"),
-            "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
-            _outcome(hit),
-            plain_text("\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")))),
-        )
-    out.print(table, soft_wrap=False)
+    print_table(("", "run", "ended", "outcome", "what"), [_row(hit) for hit in hits], whole=("run", "outcome"))
+
+
+def _row(hit: SearchHit) -> tuple[str | Text, ...]:
+    return (
+        str(hit.rank),
+        plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}\nfrom {hit.source}"),
+        "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
+        _outcome(hit),
+        plain_text("\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")))),
+    )
 
 
 def _outcome(hit: SearchHit) -> str:
     if hit.judged_outcome is None:
         return f"{hit.heuristic_outcome}\nby rule"
     confidence = "" if hit.confidence is None else f" {hit.confidence:.2f}"
-    return f"{hit.judged_outcome}{confidence}\njudged, {len(hit.evidence)} quotes"
+    return f"{hit.judged_outcome}{confidence}\njudged, {pluralize(len(hit.evidence), 'quote')}"

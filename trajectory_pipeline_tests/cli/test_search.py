@@ -5,6 +5,7 @@ import json
 import psycopg
 import pytest
 
+from trajectory_pipeline.cli import console
 from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_policy, add_runs
@@ -56,6 +57,20 @@ def test_a_contrast_as_json_has_both_sides(run_command: Command, variables: dict
     assert [(hit["run_id"], hit["lesson"]) for hit in found["successes"]] == [("run-2", LESSON)]
     assert [(hit["run_id"], hit["judged_outcome"]) for hit in found["failures"]] == [("run-1", "failure")]
     assert "TRAJECTORY_EMBEDDING_MODEL" in found["words_only"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_ids_are_whole_on_a_narrow_terminal(
+    run_command: Command, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    long = Run("run-e7802658-9624-43b0-b11e-a47969ef2839", "refund of a late parcel", judged_outcome="success")
+    with psycopg.connect(variables["TRAJECTORY_DATABASE_URL"]) as connection:
+        add_runs(connection, [long])
+    monkeypatch.setattr(console.out, "width", width)
+    assert long.run_id in run_command("search", "late parcel", **variables).output
+    shown = run_command("show", long.run_id, **variables).output
+    assert width == 40 or long.run_id in shown
+    assert "…" not in shown
 
 
 def test_nothing_found_is_said(run_command: Command, variables: dict[str, str]) -> None:

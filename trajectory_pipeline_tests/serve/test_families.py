@@ -117,7 +117,11 @@ def test_command_says_the_same_as_sql(
     result = run_command("families", "--family", min(rates), **variables)
     assert min(rates) in result.output
     assert max(rates) not in result.output
-    assert "There is no such family" in run_command("families", "--family", "x", **variables).output
+    (row,) = database.rows("SELECT * FROM trajectory.task_family_outcomes WHERE family_id = %s", [min(rates)])
+    decided = row["success"] + row["partial_success"] + row["failure"]
+    assert f"{row['success']} of {decided}, {row['success_rate']:.0%}" in result.output
+    unknown = run_command("families", "--family", min(rates), "--family", "x", **variables)
+    assert (unknown.exit_code, "There is no task family x" in unknown.output) == (2, True)
 
 
 def test_page_lists_families_and_a_run_names_its_own(
