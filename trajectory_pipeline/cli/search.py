@@ -155,4 +155,5 @@ def _outcome(hit: SearchHit) -> str:
     if hit.judged_outcome is None:
         return f"{hit.heuristic_outcome}\nby rule"
     confidence = "" if hit.confidence is None else f" {hit.confidence:.2f}"
-    return f"{hit.judged_outcome}{confidence}\njudged, {pluralize(len(hit.evidence), 'quote')}"
+    by = "simulated" if hit.simulated else "judged"
+    return f"{hit.judged_outcome}{confidence}\n{by}, {pluralize(len(hit.evidence), 'quote')}"

@@ -455,7 +455,7 @@ def _hit(hit: SearchHit, service: Service) -> dict[str, Any]:
     evidence = whole["evidence"]
     judged = None
     if whole["verdict_status"] is not None:
-        told = ("verdict_status", "confidence", "failure_owner", "failure_mode", "summary", "lesson")
+        told = ("verdict_status", "confidence", "simulated", "failure_owner", "failure_mode", "summary", "lesson")
         judged = bounded({"outcome": whole["judged_outcome"], **{name: whole[name] for name in told}}, LONGEST_TEXT)
         judged["evidence"] = bounded(evidence[:MOST_QUOTES], LONGEST_QUOTE)
         judged["quotes_in_all"] = len(evidence)
@@ -479,7 +479,7 @@ def _brief(run: dict[str, Any]) -> dict[str, Any]:
         "execution_cause",
         "tools_used",
     )
-    told = ("status", "outcome", "confidence", "failure_owner", "failure_mode", "summary", "lesson")
+    told = ("status", "outcome", "confidence", "simulated", "failure_owner", "failure_mode", "summary", "lesson")
     judged = run["judged"]
     return {
         **{name: run[name] for name in names},

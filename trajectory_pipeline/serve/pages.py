@@ -275,7 +275,7 @@ def _listed(row: Mapping[str, Any], service: Service) -> dict[str, Any]:
         **{
             name: whole[name] for name in ("run_id", "source", "agent_id", "agent_name", "end_time", "execution_status")
         },
-        **{name: judged.get(name) for name in ("confidence", "failure_owner", "failure_mode", "lesson")},
+        **{name: judged.get(name) for name in ("confidence", "simulated", "failure_owner", "failure_mode", "lesson")},
         "judged_outcome": judged.get("outcome"),
         "verdict_status": judged.get("status"),
         "heuristic_outcome": whole["heuristic"]["outcome"],

@@ -70,6 +70,7 @@ class Hit(BaseModel):
     verdict_status: VerdictStatus | None
     judged_outcome: Outcome | None = Field(description="Null without a verdict that says so.")
     confidence: float | None = Field(description="Of the judged outcome, 0–1.")
+    simulated: bool = Field(description="Whether the verdict is of a simulated judge, which is no model.")
     failure_owner: str | None
     failure_mode: str | None
     summary: str | None

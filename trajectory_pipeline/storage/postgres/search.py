@@ -128,6 +128,7 @@ class SearchHit:
         heuristic_outcome: by rule, from how the run ended.
         judged_outcome: what the verdict under the current policy says; None without a verdict.
         confidence: of the judged outcome, 0–1.
+        simulated: whether the verdict is of a simulated judge, which is no model.
         summary: goal, approach and result, in the judge's words.
         lesson: what another agent should do or avoid, in the judge's words.
         evidence: quotes that the verdict rests on.
@@ -152,6 +153,7 @@ class SearchHit:
     verdict_status: str | None
     judged_outcome: str | None
     confidence: float | None
+    simulated: bool
     failure_owner: str | None
     failure_mode: str | None
     summary: str | None
@@ -241,8 +243,8 @@ ORDER BY e.distance, e.run_id"""
 _DETAILS = f"""
 SELECT o.run_id, o.source, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status,
     o.heuristic_outcome, o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome,
-    o.outcome_confidence AS confidence, o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements,
-    o.failure, s.text, f.family_id AS task_family
+    o.outcome_confidence AS confidence, coalesce(o.simulated, false) AS simulated, o.failure_owner, o.failure_mode,
+    o.summary, o.lesson, o.requirements, o.failure, s.text, f.family_id AS task_family
 FROM {OUTCOMES} o LEFT JOIN trajectory.search_texts s USING (run_id)
 LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE o.run_id = ANY(%s)"""
 _OUTCOMES = f"SELECT run_id, outcome, heuristic_outcome FROM {OUTCOMES} o WHERE run_id = ANY(%s)"
