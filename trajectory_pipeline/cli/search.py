@@ -12,11 +12,12 @@ from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.cli.render_trajectory import plain_text
 from trajectory_pipeline.cli.tables import print_table
-from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor
 from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query
 from trajectory_pipeline.schema.enums import Outcome
+from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
 from trajectory_pipeline.search.query import check_query
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.search import (
@@ -35,8 +36,14 @@ _OPTIONS = (
     click.option("--agent", "agent_ids", multiple=True, metavar="ID", help="Of this agent."),
     click.option("--organization", "organization_ids", multiple=True, metavar="ID", help="Of this organization."),
     click.option("--project", "project_ids", multiple=True, metavar="ID", help="Of this project."),
-    click.option("--from", "start", metavar="TIME", help="Ended at this time or later."),
-    click.option("--to", "end", metavar="TIME", help="Ended before this time."),
+    click.option(
+        "--completed-from",
+        "--from",
+        "start",
+        metavar="TIME",
+        help="Ended at this time or later; UTC without an offset.",
+    ),
+    click.option("--completed-to", "--to", "end", metavar="TIME", help="Ended before this time."),
     click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="With a verdict that says so."),
     click.option("--heuristic-outcome", "heuristic_outcomes", multiple=True, type=_OUTCOMES, help="By rule."),
     click.option("--tool", "tools", multiple=True, metavar="NAME", help="In which this tool ran."),
@@ -89,11 +96,11 @@ def command(
       trajectory-pipeline search '"out for delivery" address -express' --from 2026-11-01
       trajectory-pipeline search 'change of an address' --contrast --k 3
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    allowed = SearchFilters(
-        completed_from=None if start is None else parse_timestamp(start),
-        completed_to=None if end is None else parse_timestamp(end),
-        **filters,
-    )
+    first = None if start is None else parse_timestamp(start)
+    after_last = None if end is None else parse_timestamp(end)
+    if first and after_last and first >= after_last:
+        raise PipelineError(f"--completed-from ({start}) must be before --completed-to ({end}).")
+    allowed = SearchFilters(completed_from=first, completed_to=after_last, **filters)
     opened = open_connections()
     database = opened.storage.postgres
     # Refused before a provider is asked.
@@ -114,12 +121,17 @@ def command(
             f"{describe_postgres(database.url)} holds no search text: materialize trajectory_embeddings, or name"
             " another database by TRAJECTORY_DATABASE_URL (TRAJECTORY_DATA_FOLDER for the embedded one)."
         )
+    remark = found_by_meaning_alone([hit for hits in found.values() for hit in hits], mode)
     if as_json:
         shown = {name: [asdict(hit) for hit in hits] for name, hits in found.items()}
-        out.print_json(json.dumps({"words_only": words_only or None, **shown}, default=str, ensure_ascii=False))
+        out.print_json(
+            json.dumps({"words_only": words_only or None, "remark": remark, **shown}, default=str, ensure_ascii=False)
+        )
         return
     if words_only:
         err.print(f"By words only. {words_only}")
+    if remark:
+        err.print(remark)
     for name, hits in found.items():
         _print(name, hits, titled=contrasting)
 

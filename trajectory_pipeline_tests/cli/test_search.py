@@ -94,6 +94,7 @@ def test_database_without_search_texts_is_named(run_command: Command, databases:
         (("-refund",), "No such option"),
         (("x", "--mode", "meaning"), "TRAJECTORY_EMBEDDING_MODEL"),
         (("x", "--from", "yesterday"), "yesterday"),
+        (("x", "--from", "2026-11-02", "--to", "2026-11-02"), "must be before --completed-to (2026-11-02)"),
         (("x", "--contrast", "--outcome", "failure"), "outcomes of its own"),
     ],
 )
@@ -118,5 +119,9 @@ def test_with_the_local_model_runs_are_found_by_meaning(run_command: Command, va
     result = run_command(
         "search", "horse", "--mode", "meaning", "--json", TRAJECTORY_EMBEDDING_MODEL="wordllama", **variables
     )
-    (hit,) = json.loads(result.stdout)["runs"]
+    found = json.loads(result.stdout)
+    (hit,) = found["runs"]
+    assert found["remark"] is None, "words were not searched"
+    said = run_command("search", "horse", TRAJECTORY_EMBEDDING_MODEL="wordllama", **variables)
+    assert "No run that was found has a word of the query" in squeezed(said)
     assert (hit["run_id"], hit["meaning_rank"]) == ("run-4", 1)
