@@ -23,7 +23,8 @@ def command(family_ids: tuple[str, ...], most: int, *, as_json: bool) -> None:
     """Show how often each kind of task succeeds, with 95 % intervals.
 
     Runs of the same kind of task are a task family. `3 of 4` says that three succeeded of four judged runs that are not
-    `unknown`. The runs of a family: `trajectory-pipeline search QUERY --family ID`. See docs/search.md.
+    `unknown`; the others are counted as left out. The runs of a family: `trajectory-pipeline search QUERY --family ID`.
+    See docs/search.md.
     """
     database = open_connections().storage.postgres
     rows = family_outcomes(database, max(most, len(family_ids)), family_ids)
@@ -41,7 +42,7 @@ def command(family_ids: tuple[str, ...], most: int, *, as_json: bool) -> None:
             " embedded."
         )
         return
-    numbers = ("runs", "success", "95 % interval", "unknown", "not judged")
+    numbers = ("runs", "success", "left out")
     print_table(
         ("family", "what its newest judged run did", *numbers),
         [_row(row) for row in rows],
@@ -51,11 +52,16 @@ def command(family_ids: tuple[str, ...], most: int, *, as_json: bool) -> None:
 
 
 def _row(row: dict[str, Any]) -> tuple[str | Text, ...]:
-    rate = interval = "–"
+    rate = "–"
     if row["success_rate"] is not None:
         decided = row["success"] + row["partial_success"] + row["failure"]
         rate = f"{row['success']} of {decided}, {row['success_rate']:.0%}"
-        interval = f"{row['success_low']:.0%}–{row['success_high']:.0%}"
-    example = plain_text((row["example"] or "").partition("\n")[0])
-    counts = (str(row["unknown"]), str(row["not_judged"]))
-    return row["family_id"], example, str(row["runs"]), rate, interval, *counts
+        rate += f"\n{row['success_low']:.0%}–{row['success_high']:.0%}"
+    left_out = ((row["unknown"], "unknown"), (row["not_judged"], "not judged"))
+    return (
+        row["family_id"],
+        plain_text((row["example"] or "").partition("\n")[0]),
+        str(row["runs"]),
+        rate,
+        "\n".join(f"{count} {name}" for count, name in left_out if count),
+    )

@@ -1,17 +1,15 @@
 """The command ``search``: finds runs by words and meaning, and contrasts successes with failures."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
 import click
-from rich.text import Text
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out
-from trajectory_pipeline.cli.render_trajectory import plain_text
-from trajectory_pipeline.cli.tables import print_table
+from trajectory_pipeline.cli.render_trajectory import indented, plain_text
 from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor
@@ -26,6 +24,7 @@ from trajectory_pipeline.storage.postgres.search import (
     SearchMode,
     contrast,
     search,
+    unknown_names,
 )
 from trajectory_pipeline.storage.postgres.search_texts import has_texts
 from trajectory_pipeline.text import pluralize
@@ -110,6 +109,8 @@ def command(
     if mode == "meaning" and vector is None:
         raise QueryError(words_only)
     with database.connect() as connection, translating_database_errors(database.url, "Searching"):
+        if unknown := unknown_names(connection, allowed):
+            raise PipelineError(_unknown(unknown))
         if contrasting:
             both = contrast(connection, query, k, allowed, mode=mode, query_vector=vector)
             found = {"successes": both.successes, "failures": both.failures}
@@ -136,6 +137,13 @@ def command(
         _print(name, hits, titled=contrasting)
 
 
+def _unknown(names: Mapping[str, Sequence[str]]) -> str:
+    """Return a sentence about names that no run has, by parameter."""
+    options = {str(one.name): one.opts[0] for one in command.params}
+    told = " and ".join(f"{options[name]} {', '.join(values)}" for name, values in names.items())
+    return f"No run has {told}: check the spelling. What a run has, `search QUERY --json` and `show RUN` say."
+
+
 def _embedding(opened: Connections, query: str) -> QueryEmbedding:
     """Return the query's embedding by the model that the settings name; or None, and why there is none."""
     settings, storage = opened.settings, opened.storage
@@ -150,22 +158,21 @@ def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
     if not hits:
         out.print("None was found.")
         return
-    print_table(("", "run", "ended", "outcome", "what"), [_row(hit) for hit in hits], whole=("run", "outcome"))
+    for hit in hits:
+        # Not in a table: an id may be longer than a terminal is wide.
+        out.print(f"{hit.rank}. ", plain_text(hit.run_id, style="bold"), sep="")
+        out.print(indented(f"{_outcome(hit)}, {_ended(hit)}, {hit.agent_name or hit.agent_id} from {hit.source}", 3))
+        for text in filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")):
+            out.print(indented(text, 3), soft_wrap=False)
 
 
-def _row(hit: SearchHit) -> tuple[str | Text, ...]:
-    return (
-        str(hit.rank),
-        plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}\nfrom {hit.source}"),
-        "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
-        _outcome(hit),
-        plain_text("\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")))),
-    )
+def _ended(hit: SearchHit) -> str:
+    return "no recorded end" if hit.end_time is None else f"ended {hit.end_time:%Y-%m-%d %H:%M}"
 
 
 def _outcome(hit: SearchHit) -> str:
     if hit.judged_outcome is None:
-        return f"{hit.heuristic_outcome}\nby rule"
+        return f"{hit.heuristic_outcome}, by rule"
     confidence = "" if hit.confidence is None else f" {hit.confidence:.2f}"
     by = "simulated" if hit.simulated else "judged"
-    return f"{hit.judged_outcome}{confidence}\n{by}, {pluralize(len(hit.evidence), 'quote')}"
+    return f"{hit.judged_outcome}{confidence}, {by}, {pluralize(len(hit.evidence), 'quote')}"

@@ -89,9 +89,7 @@ def list_command() -> None:
             " until the first is made."
         )
         return
-    print_table(
-        ("id", "name", "scopes", "sees", "made", "state"), [_row(token) for token in tokens], whole=("id", "sees")
-    )
+    print_table(("id", "token", "sees"), [_row(token) for token in tokens], whole=("id", "sees"))
 
 
 @command.command("revoke")
@@ -103,8 +101,8 @@ def revoke_command(token_id: str) -> None:
 
 
 def _row(token: ServiceToken) -> tuple[str, ...]:
-    made, scopes = f"{token.created_at:%Y-%m-%d}", " ".join(sorted(token.scopes))
-    return token.token_id, token.name, scopes, _sees(token), made, _state(token)
+    about = (token.name, " ".join(sorted(token.scopes)), f"made {token.created_at:%Y-%m-%d}", _state(token))
+    return token.token_id, "\n".join(about), _sees(token)
 
 
 def _sees(token: ServiceToken) -> str:

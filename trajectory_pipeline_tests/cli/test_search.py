@@ -14,6 +14,9 @@ LESSON = "cite the rule\x1b]0;title\x07"
 """With a control sequence for the terminal of whoever searches."""
 
 
+NAMED = ("--agent", "--organization", "--project", "--source", "--tool", "--model", "--failure-mode", "--tag")
+
+
 @pytest.fixture
 def variables(databases: dict[str, str]) -> dict[str, str]:
     """Databases with three runs, two of them judged."""
@@ -95,6 +98,9 @@ def test_database_without_search_texts_is_named(run_command: Command, databases:
         (("x", "--mode", "meaning"), "TRAJECTORY_EMBEDDING_MODEL"),
         (("x", "--from", "yesterday"), "yesterday"),
         (("x", "--from", "2026-11-02", "--to", "2026-11-02"), "must be before --completed-to (2026-11-02)"),
+        (("refund", "--family", "nope"), "No run has --family nope"),
+        (("refund", "--agent", "agent-b", "--agent", "nope", "--tag", "no"), "No run has --agent nope and --tag no"),
+        *((("refund", option, "nope"), f"No run has {option} nope") for option in NAMED),
         (("x", "--contrast", "--outcome", "failure"), "outcomes of its own"),
     ],
 )

@@ -188,6 +188,10 @@ _CONDITIONS = {
     "task_family": "EXISTS (SELECT FROM trajectory.task_family_runs f"
     " WHERE f.run_id = t.run_id AND f.family_id = %(task_family)s)",
 }
+_NAMED = (
+    *("agent_ids", "organization_ids", "project_ids", "sources", "tools", "models", "failure_modes", "tags"),
+    "task_family",
+)
 _OPENING = f"""
 SELECT websearch_to_tsquery('pg_catalog.simple', %(query)s)::text,
     ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase),
@@ -436,6 +440,22 @@ def contrast(
         sides = [side(Outcome.SUCCESS), side(Outcome.FAILURE)]
         rows = _details(connection, [run_id for one in sides for run_id in one])
         return Contrast(*(_hits(rows, question.words, one) for one in sides))
+
+
+def unknown_names(connection: psycopg.Connection, filters: SearchFilters) -> dict[str, list[str]]:
+    """Return the names in filters that no run has, by filter: ids, tools, models, tags and the like; outcomes are not.
+
+    Each is looked for alone, and one that nobody has costs a look at all runs: this is for a person, who may mistype.
+    """
+    unknown: dict[str, list[str]] = {}
+    for name in _NAMED:
+        given = getattr(filters, name)
+        for value in (given,) if isinstance(given, str) else given or ():
+            alone = SearchFilters(**{name: value if isinstance(given, str) else (value,)})
+            scope = _scope(alone, WordQuery((), (), ()))
+            if connection.execute(f"{scope.runs} LIMIT 1".encode(), scope.parameters).fetchone() is None:
+                unknown.setdefault(name, []).append(value)
+    return unknown
 
 
 def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]]:
