@@ -48,10 +48,6 @@ def selected_hours(key: str | None, start: str | None, end: str | None, source: 
         hours = [parse_partition_key(key)]
     elif start is not None and end is not None:
         first, last = parse_timestamp(start), parse_timestamp(end)
-        if first >= last:
-            raise PipelineError(
-                f"--from ({start}) must be before --to ({end}), which is the end of the range, exclusive."
-            )
         if last - first > _LONGEST_RANGE:
             raise PipelineError("The range is longer than twenty years: check --from and --to.")
         try:

@@ -451,7 +451,8 @@ def unknown_names(connection: psycopg.Connection, filters: SearchFilters) -> dic
     for name in _NAMED:
         given = getattr(filters, name)
         for value in (given,) if isinstance(given, str) else given or ():
-            alone = SearchFilters(**{name: value if isinstance(given, str) else (value,)})
+            one: dict[str, Any] = {name: value if isinstance(given, str) else (value,)}
+            alone = SearchFilters(**one)
             scope = _scope(alone, WordQuery((), (), ()))
             if connection.execute(f"{scope.runs} LIMIT 1".encode(), scope.parameters).fetchone() is None:
                 unknown.setdefault(name, []).append(value)
