@@ -1,10 +1,10 @@
 """The command ``batches``: lists the batches of calls at the judge's provider, cancels one, or gives it up."""
 
 import click
-from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.pipeline.configured_models import judge_config
 from trajectory_pipeline.pipeline.keep_batches import cancel_batch, forget_batch, poll_batches
@@ -45,23 +45,28 @@ def command(last: int, cancel: str | None, forget: str | None, *, poll: bool) ->
     if not batches:
         out.print("There was no batch yet: TRAJECTORY_JUDGE_MODE=batch submits them.")
         return
-    out.print(_table(batches))
+    _print(batches)
     out.print(f"{waiting} verdicts wait for a batch.")
 
 
-def _table(batches: list[JudgeBatch]) -> Table:
-    table = Table("batch", "provider's id", "state", "at provider", "lines", "answered", "usd", "begun", "note")
-    for batch in batches:
-        usd = batch.reserved_usd if batch.booked_usd is None else batch.booked_usd
-        table.add_row(
-            batch.batch_id,
-            batch.provider_batch_id or "",
-            batch.state,
-            batch.provider_status or "",
-            str(batch.lines),
-            "" if batch.completed is None else str(batch.completed),
-            "" if usd is None else f"{'at most ' if batch.booked_usd is None else ''}{usd:.6f}",
-            f"{batch.created_at:%Y-%m-%d %H:%M}",
-            batch.note or "",
-        )
-    return table
+def _print(batches: list[JudgeBatch]) -> None:
+    print_table(
+        ("batch", "provider's id", "state", "at provider", "lines", "answered", "usd", "begun", "note"),
+        [_row(batch) for batch in batches],
+        whole=("batch", "provider's id"),
+    )
+
+
+def _row(batch: JudgeBatch) -> tuple[str, ...]:
+    usd = batch.reserved_usd if batch.booked_usd is None else batch.booked_usd
+    return (
+        batch.batch_id,
+        batch.provider_batch_id or "",
+        batch.state,
+        batch.provider_status or "",
+        str(batch.lines),
+        "" if batch.completed is None else str(batch.completed),
+        "" if usd is None else f"{'at most ' if batch.booked_usd is None else ''}{usd:.6f}",
+        f"{batch.created_at:%Y-%m-%d %H:%M}",
+        batch.note or "",
+    )

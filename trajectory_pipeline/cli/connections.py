@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from trajectory_pipeline.cli.console import err
 from trajectory_pipeline.databases import Databases, resolve_databases
 from trajectory_pipeline.errors import MissingTableError, SettingsError
 from trajectory_pipeline.settings import Settings, load_settings
@@ -78,12 +79,29 @@ def open_connections(report: Callable[[str], None] | None = None) -> Connections
         PipelineError: a setting is wrong, or the embedded server cannot be started.
     """
     settings = load_settings()
-    databases = resolve_databases(settings, report)
+    databases = databases_of(settings, report)
     return Connections(
         settings,
         databases,
         Storage.at(settings.storage.parquet_location, databases.database_url, settings.storage.file_access),
     )
+
+
+def databases_of(settings: Settings, report: Callable[[str], None] | None = None) -> Databases:
+    """Return the databases that the settings name; says so where it makes the embedded ones, which are empty.
+
+    Raises:
+        EmbeddedPostgresError: the embedded server cannot be started.
+    """
+    folder = settings.storage.embedded_folder
+    is_new = not folder.exists()
+    databases = resolve_databases(settings, report)
+    if databases.embedded and is_new:
+        err.print(
+            f"New, empty databases were made in {folder}, for a URL is unset. To use others, set"
+            " TRAJECTORY_DATABASE_URL and LETTA_PG_URI, or TRAJECTORY_DATA_FOLDER (data/demo: the demonstration's)."
+        )
+    return databases
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,6 @@ def open_sinks() -> Sinks:
         PipelineError: a setting is wrong, or the embedded server cannot be started.
     """
     settings = load_settings()
-    url = settings.storage.database_url or resolve_databases(settings).database_url
+    url = settings.storage.database_url or databases_of(settings).database_url
     location = settings.storage.parquet_location
     return Sinks(settings, Storage.at(location, url, settings.storage.file_access))

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +16,18 @@ from typing import Any
 import click
 
 from trajectory_pipeline.cli.console import step
+from trajectory_pipeline.cli.listening import HOST, PORT, port_of
+from trajectory_pipeline.cli.shared_workspace import SharedWorkspace
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess, stop_all
 from trajectory_pipeline.errors import PipelineError, SettingsError
 from trajectory_pipeline.runtime.private_files import make_folder, other_writer
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url
 
-HOST = "127.0.0.1"
 _READY_TIMEOUT_SECONDS = 360
 _CONNECT_TIMEOUT_SECONDS = 10
 _LOG_LIMIT_BYTES = 10_000_000
 _LOCATION = "trajectory_pipeline"
+_PYTHON = (sys.executable, "-W", "ignore", "-m")
 _EVENT_BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "100")
 """Makes Dagster store events in batches. One by one, they would take most of the time of a range."""
 _READY_QUERY = """{
@@ -35,7 +36,11 @@ _READY_QUERY = """{
 }"""
 
 port_option = click.option(
-    "--port", default=3000, show_default=True, help="Port of the Dagster UI; if it is in use, a free one is chosen."
+    "--port",
+    default=3000,
+    show_default=True,
+    type=PORT,
+    help="Port of the Dagster UI; if it is in use, a free one is chosen.",
 )
 
 
@@ -114,58 +119,35 @@ def prepare_storage(home: Path, url: str) -> None:
         ) from None
 
 
-def free_port(preferred: int) -> int:
-    """Return the preferred port if it is free, else any free one."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise PipelineError("No port is free on 127.0.0.1: stop a process that listens there.")  # pragma: no cover
+def start_code_servers(
+    environment: Mapping[str, str], workspace: SharedWorkspace, log: Path | None
+) -> list[SupervisedProcess]:
+    """Start the code servers of a shared workspace; they execute runs, too."""
+    return [_start(command, environment, log) for command in workspace.code_servers]
 
 
-@contextmanager
-def shared_workspace() -> Iterator[Path]:
-    """Yield a workspace that names one code server, on a socket beside it, for webserver and daemon together.
-
-    With the project's own, each of them loads the definitions in a process of its own, and the daemon does so again
-    every minute.
-    """
-    with tempfile.TemporaryDirectory(prefix="dagster-") as folder:
-        workspace = Path(folder) / "workspace.yaml"
-        server = {"socket": str(_socket(workspace)), "location_name": _LOCATION}
-        workspace.write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
-        yield workspace
-
-
-def start_code_server(environment: Mapping[str, str], workspace: Path, log: Path | None) -> SupervisedProcess:
-    """Start the server of the definitions that a shared workspace names; it executes runs, too."""
-    served = ["-m", "trajectory_pipeline.definitions", "--location-name", _LOCATION]
-    where = ["--socket", str(_socket(workspace)), "--log-level", "warning"]
-    return _start(["dagster", "code-server", "start", *served, *where], environment, log)
-
-
-def start_webserver(environment: Mapping[str, str], workspace: Path, port: int, log: Path | None) -> SupervisedProcess:
-    """Start the Dagster UI on a workspace, guarded against web pages."""
-    served = ["trajectory_pipeline.cli.webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)]
-    return _start(served, environment, log)
+def start_webserver(
+    environment: Mapping[str, str], workspace: Path, listening: socket.socket, log: Path | None
+) -> SupervisedProcess:
+    """Start the Dagster UI on a workspace, guarded against web pages, and hand it the socket to answer on."""
+    served = ["--fd", str(listening.fileno()), "-h", HOST, "-p", str(port_of(listening)), "-w", str(workspace)]
+    with listening:
+        return _start([*_PYTHON, "trajectory_pipeline.cli.webserver", *served], environment, log, listening)
 
 
 def start_daemon(environment: Mapping[str, str], workspace: Path, log: Path | None) -> SupervisedProcess:
     """Start Dagster's daemon, which runs schedules, sensors, the run queue and backfills, on a workspace."""
-    return _start(["dagster._daemon", "run", "-w", str(workspace)], environment, log)
+    return _start([*_PYTHON, "dagster._daemon", "run", "-w", str(workspace)], environment, log)
 
 
-def _socket(workspace: Path) -> Path:
-    return workspace.with_name("code-server")
-
-
-def _start(arguments: list[str], environment: Mapping[str, str], log: Path | None) -> SupervisedProcess:
+def _start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path | None,
+    listening: socket.socket | None = None,
+) -> SupervisedProcess:
     environment = dict([_EVENT_BATCH_SIZE]) | dict(environment)
-    return SupervisedProcess([sys.executable, "-W", "ignore", "-m", *arguments], environment, project_folder(), log)
+    return SupervisedProcess(command, environment, project_folder(), log, listening)
 
 
 def wait_until_ready(webserver: SupervisedProcess, port: int, log: Path, report: Callable[[str], None]) -> None:

@@ -4,35 +4,35 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import click
 import dagster as dg
-from rich.table import Column, Table
 
 from trajectory_pipeline.cli.clean import DEMO_FOLDER, remove_data
-from trajectory_pipeline.cli.connections import Connections, open_connections
+from trajectory_pipeline.cli.connections import Connections, databases_of, open_connections
 from trajectory_pipeline.cli.console import err, out, progress_bar, step
 from trajectory_pipeline.cli.dagster_processes import (
-    HOST,
     assets_page,
     dagster_home,
-    free_port,
     interrupt_on_signals,
     port_option,
     prepare_storage,
+    project_folder,
     run_until_interrupted,
-    shared_workspace,
-    start_code_server,
+    start_code_servers,
     start_daemon,
     start_webserver,
     stopping,
     wait_until_ready,
 )
+from trajectory_pipeline.cli.listening import HOST, listen_nearby, port_of
 from trajectory_pipeline.cli.run_materialization import materialize, run_job
 from trajectory_pipeline.cli.serve import SERVICE_PORT, commands_to_try, start_service
-from trajectory_pipeline.databases import resolve_databases
+from trajectory_pipeline.cli.shared_workspace import shared_workspace
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
@@ -56,6 +56,7 @@ from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs, trajectories_by_partition
+from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
 
@@ -66,8 +67,9 @@ from trajectory_pipeline.urls import describe_postgres
 def command(*, once: bool, port: int, reset: bool) -> None:
     """Run the whole pipeline on this machine: rows of a real Letta server, embedded Postgres, scripted judge.
 
-    Writes only to the folder data/demo. Exit code 0: every terminal run of the sample is in both sinks, with a verdict
-    or a stated reason for none.
+    Writes only to the folder data/demo. A later one goes on with what is there; runs that were deleted stay deleted
+    until --reset. Exit code 0: every terminal run of the sample that is still there is in both sinks, with a verdict or
+    a stated reason for none.
     """
     if reset:
         remove_data(DEMO_FOLDER)
@@ -84,13 +86,16 @@ def command(*, once: bool, port: int, reset: bool) -> None:
 def load_sample_command(url: str | None, *, create: bool) -> None:
     """Load the sample, rows of a real Letta 0.16.8 server, into an empty database.
 
-    A database that already holds the sample is left unchanged; one that holds other runs is refused.
+    A database that already holds the sample, or what is left of it after deletions, is left unchanged; one that holds
+    other runs is refused.
     """
     with step("Sample") as report:
         if url is None:
-            url = resolve_databases(load_settings(), report).letta_url
+            url = databases_of(load_settings(), report).letta_url
         counts = STORY.load(url, create_database=create, report=report)
     state = "was already loaded" if counts.already_loaded else "is loaded"
+    if counts.deleted:
+        state += f", and {pluralize(len(counts.deleted), 'run')} deleted since"
     out.print(
         f"The sample {state}: {counts.runs} runs ({counts.terminal_runs} terminal) in {counts.partitions} partitions,"
         f" {counts.steps} steps, {counts.messages} messages."
@@ -100,6 +105,10 @@ def load_sample_command(url: str | None, *, create: bool) -> None:
 def _run_demo(*, stay: bool, port: int) -> bool:
     started = time.monotonic()
     with interrupt_on_signals(), ExitStack() as stack:
+        # Held from now on: what is printed at the end is taken minutes later.
+        listening = stack.enter_context(listen_nearby(port))
+        service_listening = stack.enter_context(listen_nearby(SERVICE_PORT))
+        port, service_port = port_of(listening), port_of(service_listening)
         first, _ = STORY.window()
         os.environ.setdefault("TRAJECTORY_DATA_FOLDER", str(DEMO_FOLDER))
         # From the sample's first day on: the UI's partition bar is readable for a few days, not for two years.
@@ -112,36 +121,35 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             stack.callback(databases.release)
             os.environ.update(databases.environment())
             migrate(databases.database_url)
-            STORY.load(databases.letta_url, create_database=True, report=report)
+            deleted = STORY.load(databases.letta_url, create_database=True, report=report).deleted
+        terminal = STORY.terminal_run_ids() - deleted
         _start_judge(stack, load_settings())
         opened = open_connections()
         data_folder = opened.settings.storage.data_folder
         with step("Dagster's storage"):
             prepare_storage(dagster_home(data_folder), os.environ["DAGSTER_PG_URL"])
-        port = free_port(port)
         log = data_folder.absolute() / "dagster.log"
-        workspace = stack.enter_context(shared_workspace())
-        webserver = start_webserver(os.environ, workspace, port, log)
-        processes = [start_code_server(os.environ, workspace, log), webserver]
+        workspace = stack.enter_context(shared_workspace(project_folder() / "workspace.yaml"))
+        webserver = start_webserver(os.environ, workspace.file, listening, log)
+        processes = [*start_code_servers(os.environ, workspace, log), webserver]
         stack.enter_context(stopping(processes))
         hours = list(STORY.partitions())
         with progress_bar("Materializing", total=len(hours) * len(ASSETS)) as progress:
             failures = materialize(hours, ASSETS, opened.storage.postgres, progress)
         failures |= _materialize_others(opened)
-        _judge_again(opened)
+        _judge_again(opened, terminal)
         with step("Hours without runs"):
             _report_empty_hours(opened)
         # The daemon starts only now: its sensors would request the same partitions.
         with step(f"Dagster UI at http://{HOST}:{port}, with schedule and sensors running") as report:
-            processes.append(start_daemon(os.environ, workspace, log))
+            processes.append(start_daemon(os.environ, workspace.file, log))
             wait_until_ready(webserver, port, log, report)
-        service_port = free_port(SERVICE_PORT)
         service = f"http://{HOST}:{service_port}"
         with step(f"Service at {service}"):
             environment = {**os.environ, "TRAJECTORY_DAGSTER_UI_URL": f"http://{HOST}:{port}"}
-            processes.append(start_service(environment, service_port, data_folder.absolute() / "service.log"))
+            processes.append(start_service(environment, service_listening, data_folder.absolute() / "service.log"))
         out.print(f"{len(hours)} partitions in {time.monotonic() - started:.0f} s")
-        complete = _print_result(opened)
+        complete = _print_result(opened, terminal)
         page = _publish_report()
         _print_quality(opened)
         for run_id, reason in failures.items():
@@ -184,7 +192,7 @@ def _start_judge(stack: ExitStack, settings: Settings) -> None:
     os.environ["TRAJECTORY_PRICES"] = str(PRICE_TABLE)
 
 
-def _judge_again(opened: Connections) -> None:
+def _judge_again(opened: Connections, terminal: Collection[str]) -> None:
     """Load the labels, and judge the same runs by rules too: the report job measures both judges."""
     database = opened.storage.postgres
     with step("Labels that two people wrote by hand"):
@@ -194,17 +202,21 @@ def _judge_again(opened: Connections) -> None:
         with step("A second judge on the same runs, to compare (simple rules, and no model)") as report:
             rules = settings.judge.model_copy(update={"model": JUDGE_MODEL})
             judge = judge_config(rules, settings.privacy, settings.budget)
-            judge_panel(sorted(STORY.terminal_run_ids()), 1, opened.storage, judge, progress=report)
+            judge_panel(sorted(terminal), 1, opened.storage, judge, progress=report)
 
 
 def _print_quality(opened: Connections) -> None:
     """Print how far each judge, and two people, agree on outcomes."""
     rows = [row for row in read_quality(opened.storage.postgres) if row["criterion"] == Criterion.OUTCOME]
     names = {row["policy_id"]: row["model"] or "people" for row in rows}
-    table = Table("policy", "who", "runs", "agreement on outcomes", "kappa")
-    for policy, who, _, runs, agreement, kappa, *_ in summary.summary_rows(rows, names):
-        table.add_row(policy, who, runs, agreement, kappa)
-    out.print(table)
+    print_table(
+        ("policy", "who", "runs", "agreement on outcomes", "kappa"),
+        [
+            (policy, who, runs, agreement, kappa)
+            for policy, who, _, runs, agreement, kappa, *_ in summary.summary_rows(rows, names)
+        ],
+        whole=("policy",),
+    )
     if SCRIPTED_MODEL in names.values():
         out.print(f"{SCRIPTED_MODEL} repeats one person's labels: its agreement says nothing of a model.")
 
@@ -236,28 +248,25 @@ def _publish_report() -> str:
         return str(report.metadata["dagster/uri"].value)
 
 
-def _print_result(opened: Connections) -> bool:
-    """Print what the sinks hold; returns whether both hold every terminal run, with a verdict or a reason for none."""
-    ids = STORY.terminal_run_ids()
+def _print_result(opened: Connections, ids: frozenset[str]) -> bool:
+    """Print what the sinks hold; returns whether both hold these runs, each with a verdict or a reason for none."""
     in_parquet: set[str] = set()
     for hour in STORY.partitions():
         for batch in opened.storage.parquet.read(TRAJECTORIES, hour, ["run_id"]):
             in_parquet.update(ids.intersection(batch.column("run_id").to_pylist()))
     summary = summarize_runs(opened.storage.postgres, sorted(ids))
-    table = Table("", Column("count", justify="right"))
-    for name, count in {
-        "terminal runs in the sample": len(ids),
+    counts = {
+        "terminal runs of the sample": len(ids),
         "trajectories in Postgres": summary.trajectories,
         "trajectories in Parquet": len(in_parquet),
         **{f"trajectories of {name}": number for name, number in _count_by_source(opened).items() if name != LETTA},
         "quarantined": summary.quarantined,
         **{f"verdicts: {status}": number for status, number in summary.verdicts.items()},
         **search_counts(opened.storage.postgres),
-    }.items():
-        table.add_row(name, str(count))
+    }
     prices = " (simulated prices)" if summary.simulated else ""
-    table.add_row(f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
-    out.print(table)
+    cost = (f"cost of judging, USD{prices}", f"{summary.cost_usd:.4f}")
+    print_table(("", "count"), [*((name, str(count)) for name, count in counts.items()), cost], numbers=("count",))
     others = [name for name in opened.settings.source.names if name != LETTA]
     if others:
         out.print(f"  In the UI, {' and '.join(others)} has a group of assets of its own.")

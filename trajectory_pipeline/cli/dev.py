@@ -11,24 +11,25 @@ from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.dagster_processes import (
     assets_page,
     dagster_home,
-    free_port,
     interrupt_on_signals,
     port_option,
     prepare_storage,
+    project_folder,
     run_until_interrupted,
-    shared_workspace,
-    start_code_server,
+    start_code_servers,
     start_daemon,
     start_webserver,
     stopping,
 )
+from trajectory_pipeline.cli.listening import listen_nearby, port_of
+from trajectory_pipeline.cli.shared_workspace import shared_workspace
 from trajectory_pipeline.urls import describe_postgres
 
 
 @click.command("dev")
 @port_option
 def command(port: int) -> None:
-    """Check the settings, then run the Dagster UI and daemon on this project.
+    """Check the settings, then run the Dagster UI and daemon on every entry of the project's workspace.yaml.
 
     Schedule and sensors run by default if ENABLE_TRAJECTORY_CAPTURE is true; otherwise they are stopped.
     """
@@ -48,17 +49,17 @@ def command(port: int) -> None:
         err.print(f"The source has unknown columns, which are not read: {', '.join(unknown)}")
     if not settings.capture.enabled:
         out.print("  Schedule and sensors are stopped: set ENABLE_TRAJECTORY_CAPTURE=true, or start them in the UI.")
-    port = free_port(port)
-    out.print(f"  UI        {assets_page(port)} (in about half a minute; Ctrl-C stops it)\n")
     environment = {**os.environ, **databases.environment(), "DAGSTER_HOME": str(home)}
     with interrupt_on_signals(), ExitStack() as stack:
         stack.callback(databases.release)
+        workspace = stack.enter_context(shared_workspace(project_folder() / "workspace.yaml"))
+        listening = stack.enter_context(listen_nearby(port))
+        out.print(f"  UI        {assets_page(port_of(listening))} (in about half a minute; Ctrl-C stops it)\n")
         prepare_storage(home, environment["DAGSTER_PG_URL"])
-        workspace = stack.enter_context(shared_workspace())
         processes = [
-            start_code_server(environment, workspace, None),
-            start_webserver(environment, workspace, port, None),
-            start_daemon(environment, workspace, None),
+            *start_code_servers(environment, workspace, None),
+            start_webserver(environment, workspace.file, listening, None),
+            start_daemon(environment, workspace.file, None),
         ]
         stack.enter_context(stopping(processes))
         exit_code = run_until_interrupted(processes)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.maintenance.label_files import LabelFormat, ReadOptions, read_label_file, write_label_file
 from trajectory_pipeline.quality.sampling import DESIGNS
@@ -56,10 +56,8 @@ def sample_command(count: int | None, design: str, seed: int, name: str | None, 
         except ValueError as error:
             raise PipelineError(f"No sample was drawn: {error}.") from None
         out.print(f"{name}: " + ", ".join(f"{number} {stratum}" for stratum, number in strata.items()))
-    table = Table("sample", "design", "seed", "runs", "labelled")
-    for row in samples(database):
-        table.add_row(*(str(row[key]) for key in ("sample", "design", "seed", "runs", "labelled")))
-    out.print(table)
+    headers = ("sample", "design", "seed", "runs", "labelled")
+    print_table(headers, [[str(row[name]) for name in headers] for row in samples(database)], whole=("sample",))
 
 
 @command.command("import")

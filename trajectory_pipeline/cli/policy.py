@@ -1,13 +1,12 @@
 """The commands ``policy compare``, ``policy check`` and ``policy export``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.prompt import built_in_prompt
@@ -48,11 +47,13 @@ def compare_command(policies: tuple[str, ...]) -> None:
     names = {policy.policy_id: policy.name for policy in chosen}
     runs = pluralize(comparison.runs, "labelled run")
     out.print(f"{runs} that each policy judged, {pluralize(comparison.labels, 'label')}")
-    _print(measure_rows(comparison, names))
+    header, *rows = measure_rows(comparison, names)
+    print_table(header, rows, whole=header[1:])
     first, *others = comparison.policies
     for other in others:
         out.print(f"{names[other.policy_id]} compared with {names[first.policy_id]}, run by run:")
-        _print(difference_rows(other))
+        header, *rows = difference_rows(other)
+        print_table(header, rows)
         out.print(f"It alone agrees with {other.right_alone} labels, and the first alone with {other.first_alone}.")
 
 
@@ -84,10 +85,3 @@ def export_command(folder: Path) -> None:
     """
     for path in write_prompt(built_in_prompt(), folder):
         out.print(str(path))
-
-
-def _print(rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*rows[0])
-    for row in rows[1:]:
-        table.add_row(*row)
-    out.print(table)

@@ -1,13 +1,12 @@
 """The command ``quality``: measures how far verdicts agree with labels of people, and prints it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import out, step
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.quality import summary
 from trajectory_pipeline.quality.packages import INSTALL, missing_packages
@@ -35,18 +34,12 @@ def command(*, slices: bool, confusion: bool) -> None:
     rows = [asdict(row) for row in result.quality]
     names = {policy.policy_id: policy.name for policy in result.policies}
     out.print(f"{result.labels} labels of {result.labelled_runs} runs, {len(result.policies)} policies with verdicts")
-    _print(summary.HEADER, summary.summary_rows(rows, names))
+    print_table(summary.HEADER, summary.summary_rows(rows, names), whole=("policy",))
     if slices:
-        _print(summary.SLICE_HEADER, summary.slice_rows(rows, names))
+        print_table(summary.SLICE_HEADER, summary.slice_rows(rows, names), whole=("policy", "value"))
     if confusion:
         confused = [asdict(row) for row in result.confusions]
         for criterion in (Criterion.OUTCOME, Criterion.FAILURE_OWNER, Criterion.FAILURE_MODE, Criterion.REQUIREMENT):
             out.print(f"\n{criterion}")
-            _print(("policy", "people", "judge", "pairs"), summary.confusion_rows(confused, names, criterion))
-
-
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+            headers = ("policy", "people", "judge", "pairs")
+            print_table(headers, summary.confusion_rows(confused, names, criterion), whole=("policy",))

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import RenderableType, group
 from rich.padding import Padding
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
+from trajectory_pipeline.cli.tables import grid
 from trajectory_pipeline.conversion.message_parts import MessagePart, message_parts, message_role, tools_by_call
 from trajectory_pipeline.text import pluralize
 
@@ -62,11 +62,12 @@ def indented(content: object, columns: int, style: str = "") -> Padding:
 
 
 def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
-    table = Table.grid(padding=(0, 2))
+    table = grid()
     seconds = "-" if row["duration_ns"] is None else f"{row['duration_ns'] / 1e9:.3f} s"
     tokens = f"{row['input_tokens']} in, {row['output_tokens']} out" if row["usage_reported"] else "not reported"
     cost = "not known" if row["cost_usd"] is None else f"{row['cost_usd']:f} USD"
     lines = {
+        "run": row["run_id"],
         "source": row["source"],
         "agent": f"{row['agent_name'] or '-'} ({row['agent_type'] or 'type not known'}) {row['agent_id']}",
         "time": f"{row['start_time']} → {row['end_time']} ({seconds})",
@@ -84,7 +85,7 @@ def _head(row: Mapping[str, Any], links: Mapping[str, list[str]]) -> Panel:
         lines["deleted"] = f"gone from the source, noticed {row['deleted_at']}"
     for name, value in lines.items():
         table.add_row(plain_text(name, style="dim"), plain_text(value))
-    return Panel(table, title=plain_text(row["run_id"]), title_align="left")
+    return Panel(table, title="Run", title_align="left")
 
 
 def _turn(number: int, turn: Mapping[str, Any], tools: Mapping[str, str]) -> Iterator[RenderableType]:
@@ -142,7 +143,7 @@ def _verdict(verdict: Mapping[str, Any] | None) -> RenderableType:
     if verdict["verdict_status"] not in ("judged", "insufficient_evidence"):
         problem = plain_text(f"{verdict['error_class']}: {verdict.get('error_message') or ''}")
         return Panel(problem, title=plain_text(title), title_align="left")
-    table = Table.grid(padding=(0, 2))
+    table = grid()
     if verdict["judge_cost_usd"] is not None:
         simulated_price = " (simulated price)" if verdict["simulated"] else ""
         table.add_row("cost", f"{verdict['judge_cost_usd']:f} USD{simulated_price}")

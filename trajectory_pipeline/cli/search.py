@@ -1,21 +1,21 @@
 """The command ``search``: finds runs by words and meaning, and contrasts successes with failures."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
 import click
-from rich.table import Table
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out
-from trajectory_pipeline.cli.render_trajectory import plain_text
-from trajectory_pipeline.errors import QueryError
+from trajectory_pipeline.cli.render_trajectory import indented, plain_text
+from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.pipeline.configured_models import build_embedder, build_redactor
 from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query
 from trajectory_pipeline.schema.enums import Outcome
+from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
 from trajectory_pipeline.search.query import check_query
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.search import (
@@ -24,8 +24,10 @@ from trajectory_pipeline.storage.postgres.search import (
     SearchMode,
     contrast,
     search,
+    unknown_names,
 )
 from trajectory_pipeline.storage.postgres.search_texts import has_texts
+from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
 _OUTCOMES = click.Choice([outcome.value for outcome in Outcome])
@@ -33,8 +35,14 @@ _OPTIONS = (
     click.option("--agent", "agent_ids", multiple=True, metavar="ID", help="Of this agent."),
     click.option("--organization", "organization_ids", multiple=True, metavar="ID", help="Of this organization."),
     click.option("--project", "project_ids", multiple=True, metavar="ID", help="Of this project."),
-    click.option("--from", "start", metavar="TIME", help="Ended at this time or later."),
-    click.option("--to", "end", metavar="TIME", help="Ended before this time."),
+    click.option(
+        "--completed-from",
+        "--from",
+        "start",
+        metavar="TIME",
+        help="Ended at this time or later; UTC without an offset.",
+    ),
+    click.option("--completed-to", "--to", "end", metavar="TIME", help="Ended before this time."),
     click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="With a verdict that says so."),
     click.option("--heuristic-outcome", "heuristic_outcomes", multiple=True, type=_OUTCOMES, help="By rule."),
     click.option("--tool", "tools", multiple=True, metavar="NAME", help="In which this tool ran."),
@@ -87,11 +95,11 @@ def command(
       trajectory-pipeline search '"out for delivery" address -express' --from 2026-11-01
       trajectory-pipeline search 'change of an address' --contrast --k 3
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    allowed = SearchFilters(
-        completed_from=None if start is None else parse_timestamp(start),
-        completed_to=None if end is None else parse_timestamp(end),
-        **filters,
-    )
+    first = None if start is None else parse_timestamp(start)
+    after_last = None if end is None else parse_timestamp(end)
+    if first and after_last and first >= after_last:
+        raise PipelineError(f"--completed-from ({start}) must be before --completed-to ({end}).")
+    allowed = SearchFilters(completed_from=first, completed_to=after_last, **filters)
     opened = open_connections()
     database = opened.storage.postgres
     # Refused before a provider is asked.
@@ -101,6 +109,8 @@ def command(
     if mode == "meaning" and vector is None:
         raise QueryError(words_only)
     with database.connect() as connection, translating_database_errors(database.url, "Searching"):
+        if unknown := unknown_names(connection, allowed):
+            raise PipelineError(_unknown(unknown))
         if contrasting:
             both = contrast(connection, query, k, allowed, mode=mode, query_vector=vector)
             found = {"successes": both.successes, "failures": both.failures}
@@ -112,14 +122,26 @@ def command(
             f"{describe_postgres(database.url)} holds no search text: materialize trajectory_embeddings, or name"
             " another database by TRAJECTORY_DATABASE_URL (TRAJECTORY_DATA_FOLDER for the embedded one)."
         )
+    remark = found_by_meaning_alone([hit for hits in found.values() for hit in hits], mode)
     if as_json:
         shown = {name: [asdict(hit) for hit in hits] for name, hits in found.items()}
-        out.print_json(json.dumps({"words_only": words_only or None, **shown}, default=str, ensure_ascii=False))
+        out.print_json(
+            json.dumps({"words_only": words_only or None, "remark": remark, **shown}, default=str, ensure_ascii=False)
+        )
         return
     if words_only:
         err.print(f"By words only. {words_only}")
+    if remark:
+        err.print(remark)
     for name, hits in found.items():
         _print(name, hits, titled=contrasting)
+
+
+def _unknown(names: Mapping[str, Sequence[str]]) -> str:
+    """Return a sentence about names that no run has, by parameter."""
+    options = {str(one.name): one.opts[0] for one in command.params}
+    told = " and ".join(f"{options[name]} {', '.join(values)}" for name, values in names.items())
+    return f"No run has {told}: check the spelling. What a run has, `search QUERY --json` and `show RUN` say."
 
 
 def _embedding(opened: Connections, query: str) -> QueryEmbedding:
@@ -136,20 +158,21 @@ def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
     if not hits:
         out.print("None was found.")
         return
-    table = Table("", "run", "ended", "outcome", "what")
     for hit in hits:
-        table.add_row(
-            str(hit.rank),
-            plain_text(f"{hit.run_id}\n{hit.agent_name or hit.agent_id}\nfrom {hit.source}"),
-            "" if hit.end_time is None else f"{hit.end_time:%Y-%m-%d %H:%M}",
-            _outcome(hit),
-            plain_text("\n".join(filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")))),
-        )
-    out.print(table, soft_wrap=False)
+        # Not in a table: an id may be longer than a terminal is wide.
+        out.print(f"{hit.rank}. ", plain_text(hit.run_id, style="bold"), sep="")
+        out.print(indented(f"{_outcome(hit)}, {_ended(hit)}, {hit.agent_name or hit.agent_id} from {hit.source}", 3))
+        for text in filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")):
+            out.print(indented(text, 3), soft_wrap=False)
+
+
+def _ended(hit: SearchHit) -> str:
+    return "no recorded end" if hit.end_time is None else f"ended {hit.end_time:%Y-%m-%d %H:%M}"
 
 
 def _outcome(hit: SearchHit) -> str:
     if hit.judged_outcome is None:
-        return f"{hit.heuristic_outcome}\nby rule"
+        return f"{hit.heuristic_outcome}, by rule"
     confidence = "" if hit.confidence is None else f" {hit.confidence:.2f}"
-    return f"{hit.judged_outcome}{confidence}\njudged, {len(hit.evidence)} quotes"
+    by = "simulated" if hit.simulated else "judged"
+    return f"{hit.judged_outcome}{confidence}, {by}, {pluralize(len(hit.evidence), 'quote')}"

@@ -19,6 +19,7 @@ import click
 
 from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err
+from trajectory_pipeline.cli.listening import HOST, PORT, listen, port_of
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.pipeline.configured_models import build_embedder
@@ -32,10 +33,8 @@ IDLE_CONNECTIONS = 40
 
 
 @click.command("serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", default=SERVICE_PORT, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on."
-)
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
+@click.option("--port", default=SERVICE_PORT, show_default=True, type=PORT, help="Port to listen on. 0: any free one.")
 @click.option(
     "--workers",
     default=1,
@@ -44,7 +43,8 @@ IDLE_CONNECTIONS = 40
     help="Processes that answer, at most as many as there are cores.",
 )
 @click.option("--mcp-stdio", is_flag=True, help="Speak MCP over stdin and stdout instead, for one local agent.")
-def command(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
+@click.option("--fd", type=int, hidden=True, help="A socket of this process that listens already; the demonstration's.")
+def command(host: str, port: int, workers: int, fd: int | None, *, mcp_stdio: bool) -> None:
     """Serve trajectories: pages at /, REST below /v1 (described at /docs), MCP at /mcp, metrics and health.
 
     On 127.0.0.1 the service can be read without a token as long as there is none. On any other address it needs one.
@@ -54,14 +54,15 @@ def command(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
         if workers > 1 and not mcp_stdio:
             # Before the modules of metrics are imported.
             os.environ[_METRICS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trajectory-metrics-"))
-        _serve(host, port, workers, mcp_stdio=mcp_stdio)
+        _serve(host, port, workers, fd, mcp_stdio=mcp_stdio)
 
 
-def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
+def _serve(host: str, port: int, workers: int, fd: int | None, *, mcp_stdio: bool) -> None:
     try:
         import uvicorn
 
         from trajectory_pipeline.serve.app import create_app
+        from trajectory_pipeline.serve.http_protocol import ProblemProtocol
         from trajectory_pipeline.serve.mcp_tools import create_mcp_server
         from trajectory_pipeline.serve.metrics import forget_process
         from trajectory_pipeline.serve.problems import LOG
@@ -99,13 +100,21 @@ def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
             create_mcp_server(service).run("stdio")
             return
         app = create_app(service)
-        listening = _listening(host, port)
+        listening = listen(host, port) if fd is None else socket.socket(fileno=fd)
         # With port 0, it is known only now.
-        port = listening.getsockname()[1]
+        port = port_of(listening)
         err.print(
             f"Serving on http://{host}:{port} (Ctrl-C stops it): pages at /, MCP at /mcp, REST described at /docs"
         )
-        config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=ProblemProtocol,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
         if workers == 1:
             uvicorn.Server(config).run([listening])
             return
@@ -114,30 +123,19 @@ def _serve(host: str, port: int, workers: int, *, mcp_stdio: bool) -> None:
         Workers(workers, lambda: uvicorn.Server(config).run([listening]), forget_process).run()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """Return a socket that all workers accept connections of.
-
-    Raises:
-        PipelineError: the address cannot be listened on.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise PipelineError(f"{host}:{port} cannot be listened on: {error}.") from None
-
-
-def start_service(environment: Mapping[str, str], port: int, log: Path) -> SupervisedProcess:
-    """Start the service on 127.0.0.1 in a process of its own, and wait until it answers.
+def start_service(environment: Mapping[str, str], listening: socket.socket, log: Path) -> SupervisedProcess:
+    """Start the service in a process of its own, hand it the socket to answer on, and wait until it does.
 
     Raises:
         PipelineError: it ended, or did not answer within a minute; the text names the log.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "trajectory_pipeline.cli.main", "serve", "--port", str(port)]
-    process = SupervisedProcess(command, environment, Path.cwd(), log)
+    port, served = port_of(listening), ["trajectory_pipeline.cli.main", "serve", "--fd", str(listening.fileno())]
+    with listening:
+        command = [sys.executable, "-W", "ignore", "-m", *served]
+        process = SupervisedProcess(command, environment, Path.cwd(), log, listening)
     until = time.monotonic() + _START_SECONDS
     while process.exit_code is None and time.monotonic() < until:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+        with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
             return process
         time.sleep(0.3)
     process.stop()

@@ -9,6 +9,7 @@ even if its parent is killed with ``kill -9``.
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,8 +25,18 @@ _STOP_TIMEOUT_SECONDS = 30
 class SupervisedProcess:
     """A command in its own process group, which runs until it is stopped or this process ends."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path | None) -> None:
-        """Start the command in a folder, with this whole environment; its output goes to the log, else the terminal."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Path | None,
+        listening: socket.socket | None = None,
+    ) -> None:
+        """Start the command in a folder, with this whole environment; its output goes to the log, else the terminal.
+
+        The command inherits the socket ``listening``, by the same file descriptor.
+        """
         output = None if log is None else open_log(log)
         try:
             self._process = subprocess.Popen(
@@ -36,6 +47,7 @@ class SupervisedProcess:
                 env=dict(environment),
                 cwd=folder,
                 start_new_session=True,
+                pass_fds=() if listening is None else (listening.fileno(),),
             )
         finally:
             if output is not None:
@@ -82,7 +94,8 @@ def stop_all(processes: Sequence[SupervisedProcess]) -> None:
 def _supervise(command: list[str]) -> int:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(name, signal.SIG_DFL)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    # A socket that was handed to this process is the command's; all else is not inherited anyway.
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, close_fds=False)
     # From here on only the closed pipe ends the supervisor: a signal to this group is meant for the command.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, _: child.send_signal(number))

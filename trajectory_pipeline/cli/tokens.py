@@ -3,14 +3,21 @@
 from datetime import UTC, datetime, timedelta
 
 import click
-from rich.table import Table
 
 from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.storage.postgres.service_access import Tenants
-from trajectory_pipeline.storage.postgres.service_tokens import ServiceToken, create_token, list_tokens, revoke_token
+from trajectory_pipeline.storage.postgres.service_tokens import (
+    ServiceToken,
+    create_token,
+    list_tokens,
+    revoke_token,
+    token_id_of,
+)
+from trajectory_pipeline.urls import describe_postgres
 
 
 @click.group("tokens")
@@ -64,28 +71,25 @@ def create_command(
     lifetime = timedelta(days=days) if days else None
     database = open_sinks().storage.postgres
     token = create_token(database, name, frozenset(map(TokenScope, scopes)), tenants, lifetime)
-    err.print("Keep it like a password; it is not shown again.")
+    err.print(
+        f"Token {token_id_of(token)} is stored in {describe_postgres(database.url)}. Keep it like a password; it is not"
+        " shown again."
+    )
     click.echo(token)
 
 
 @command.command("list")
 def list_command() -> None:
     """List all tokens, the newest first: what each allows, whose runs it sees, and until when."""
-    tokens = list_tokens(open_sinks().storage.postgres)
+    database = open_sinks().storage.postgres
+    tokens = list_tokens(database)
     if not tokens:
-        out.print("There is no token. On 127.0.0.1 the service can be read without one until the first is made.")
-        return
-    table = Table("id", "name", "scopes", "sees", "made", "state")
-    for token in tokens:
-        table.add_row(
-            token.token_id,
-            token.name,
-            " ".join(sorted(token.scopes)),
-            _sees(token),
-            f"{token.created_at:%Y-%m-%d}",
-            _state(token),
+        out.print(
+            f"There is no token in {describe_postgres(database.url)}. On 127.0.0.1 the service can be read without one"
+            " until the first is made."
         )
-    out.print(table)
+        return
+    print_table(("id", "token", "sees"), [_row(token) for token in tokens], whole=("id", "sees"))
 
 
 @command.command("revoke")
@@ -96,10 +100,15 @@ def revoke_command(token_id: str) -> None:
     out.print(f"{token_id} is revoked.")
 
 
+def _row(token: ServiceToken) -> tuple[str, ...]:
+    about = (token.name, " ".join(sorted(token.scopes)), f"made {token.created_at:%Y-%m-%d}", _state(token))
+    return token.token_id, "\n".join(about), _sees(token)
+
+
 def _sees(token: ServiceToken) -> str:
     if token.tenants is None:
         return "all runs"
-    return " ".join(sorted(token.tenants.organizations | token.tenants.agents))
+    return "\n".join(sorted(token.tenants.organizations | token.tenants.agents))
 
 
 def _state(token: ServiceToken) -> str:

@@ -21,6 +21,7 @@ HIGHEST_BAR = 0.95
 FEWEST_RUNS = 50
 """So many runs must be there before the bar is measured, and families begin."""
 
+_DIGITS = 6
 Vectors = NDArray[np.float32]
 """One vector of length 1 a row."""
 
@@ -90,14 +91,14 @@ def assign_families(
     """
     best: list[tuple[float, str]] = [(-np.inf, "")] * len(run_ids)
     for family_ids, portion in representatives:
-        similarities = vectors @ portion.T
+        similarities = _similarities(vectors, portion)
         for at, place in enumerate(similarities.argmax(axis=1)):
             # Among equals the oldest.
             if similarities[at, place] > best[at][0]:
                 best[at] = (float(similarities[at, place]), family_ids[place])
     founders: list[int] = []
     assigned: list[Assignment] = []
-    among = vectors @ vectors.T
+    among = _similarities(vectors, vectors)
     for at, run_id in enumerate(run_ids):
         similarity, family = best[at]
         if founders:
@@ -110,3 +111,8 @@ def assign_families(
             founders.append(at)
             assigned.append(Assignment(family_id(run_id), None))
     return assigned
+
+
+def _similarities(vectors: Vectors, others: Vectors) -> Vectors:
+    """Return cosine similarities without their last digits, which depend on how many are computed at once."""
+    return np.round(vectors @ others.T, _DIGITS)

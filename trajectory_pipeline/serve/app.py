@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from trajectory_pipeline import __version__
 from trajectory_pipeline.serve import erasure, pages, requested_work, search, statistics, trajectories
 from trajectory_pipeline.serve.authentication import Reader, service_of
+from trajectory_pipeline.serve.head_requests import HeadRequests
 from trajectory_pipeline.serve.mcp_endpoint import McpEndpoint
 from trajectory_pipeline.serve.models import Health
 from trajectory_pipeline.serve.pipeline_metrics import PipelineMetrics
@@ -19,6 +20,7 @@ from trajectory_pipeline.serve.problems import ProblemDetail, add_handlers, prob
 from trajectory_pipeline.serve.quick_get import QuickGet
 from trajectory_pipeline.serve.request_frame import RequestFrame
 from trajectory_pipeline.serve.service import Service
+from trajectory_pipeline.serve.single_values import refuse_repeated
 
 _ROUTERS = (
     trajectories.router,
@@ -48,7 +50,9 @@ def create_app(service: Service) -> ASGIApp:
         summary="Trajectories of finished runs, with what came of them.",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(refuse_repeated)],
         separate_input_output_schemas=False,
     )
     app.state.service = service
@@ -79,7 +83,7 @@ def create_app(service: Service) -> ASGIApp:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return RequestFrame(QuickGet(app, service), service.metrics)
+    return RequestFrame(HeadRequests(QuickGet(app, service)), service.metrics)
 
 
 _DESCRIPTION = (

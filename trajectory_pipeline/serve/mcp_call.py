@@ -4,16 +4,25 @@ Takes the address of the service's ``/mcp``, a tool, and its arguments as JSON. 
 ``TRAJECTORY_TOKEN``.
 """
 
+import argparse
 import asyncio
 import json
 import os
 import sys
 from typing import Any
 
-import httpx2
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp_types import TextContent
+try:
+    import httpx2
+    from mcp import Client
+    from mcp.client.streamable_http import streamable_http_client
+    from mcp_types import TextContent
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        f"The MCP client needs {error.name}, which {sys.executable} lacks: use the Python of the project's environment"
+        " (.venv/bin/python), or pip install 'trajectory-pipeline[serve]'."
+    )
 
 
 async def call_tool(address: str, tool: str, arguments: dict[str, Any], token: str | None = None) -> tuple[str, bool]:
@@ -42,10 +51,31 @@ async def call_tool(address: str, tool: str, arguments: dict[str, Any], token: s
 
 def main() -> None:
     """Call the tool that the command line names."""
-    address, tool, arguments = sys.argv[1:]
-    text, failed = asyncio.run(call_tool(address, tool, json.loads(arguments), os.environ.get("TRAJECTORY_TOKEN")))
-    print(text)
+    parser = argparse.ArgumentParser(prog="python -m trajectory_pipeline.serve.mcp_call", description=__doc__)
+    parser.add_argument("address", help="for example http://127.0.0.1:8321/mcp")
+    parser.add_argument("tool", help="for example find_similar_runs")
+    parser.add_argument(
+        "arguments", help='a JSON object, for example \'{"query": "refund refused"}\'', type=_json_object
+    )
+    given = parser.parse_args()
+    token = os.environ.get("TRAJECTORY_TOKEN")
+    text, failed = asyncio.run(call_tool(given.address, given.tool, given.arguments, token))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever reads has enough. What is flushed at the end of this process goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1 if failed else 0)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("write a JSON object, such as {}")
+    return value
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.serve.authentication import bearer_token, find_access
 from trajectory_pipeline.serve.mcp_tools import create_mcp_server
+from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.service import Service
 
 PATH = "/mcp"
@@ -45,8 +46,12 @@ class McpEndpoint:
         """Answer one request.
 
         Raises:
-            ProblemError: 401 or 403, its token does not do.
+            ProblemError: 401 or 403, its token does not do; 415, its body is not declared as JSON.
         """
         scope["route_name"] = PATH
-        await find_access(self._service, scope, bearer_token(Headers(scope=scope)), TokenScope.READ)
+        headers = Headers(scope=scope)
+        await find_access(self._service, scope, bearer_token(headers), TokenScope.READ)
+        # The SDK would answer with a text of no type.
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise ProblemError(415, "content-type: send the message as application/json.")
         await self._sessions.handle_request(scope, receive, send)

@@ -5,7 +5,7 @@ import inspect
 import json
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -13,23 +13,32 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool as McpTool
 from mcp_types import ToolAnnotations
-from pydantic import AwareDatetime, ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from trajectory_pipeline import __version__
 from trajectory_pipeline.conversion.message_parts import message_parts, message_role
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.lossless_json import as_text, exact_numbers
 from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome
+from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
 from trajectory_pipeline.search.query import LONGEST_QUERY
 from trajectory_pipeline.serve.access import LOCAL, Access
-from trajectory_pipeline.serve.filters import FilterQuery
+from trajectory_pipeline.serve.filters import FilterQuery, Moment
 from trajectory_pipeline.serve.marked_data import bounded, marked, shortened
 from trajectory_pipeline.serve.models import Text
-from trajectory_pipeline.serve.presentation import LINKS, decode_cursor, encode_cursor, lesson_of, run_summary
+from trajectory_pipeline.serve.presentation import (
+    LINKS,
+    decode_cursor,
+    encode_cursor,
+    lesson_of,
+    list_name,
+    run_summary,
+)
 from trajectory_pipeline.serve.problems import LOG, ProblemError, answer_to
 from trajectory_pipeline.serve.search import SearchQuery, find, served_hit
 from trajectory_pipeline.serve.service import Service
 from trajectory_pipeline.serve.statistics import GroupBy, count_families, count_groups
+from trajectory_pipeline.serve.wrong_values import sentences
 from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
 from trajectory_pipeline.storage.postgres.service_reads import (
     list_lessons,
@@ -64,8 +73,12 @@ Source = Annotated[
 Tool = Annotated[Text | None, Field(description="Only runs in which this tool ran.")]
 FailureMode = Annotated[Text | None, Field(description="Only runs with this failure mode, as answers name them.")]
 Family = Annotated[Text | None, Field(description="Only runs of this task family (its id).")]
-After = Annotated[AwareDatetime | None, Field(description="Only runs that ended at this time or later: ISO 8601.")]
-Before = Annotated[AwareDatetime | None, Field(description="Only runs that ended before this time: ISO 8601.")]
+From = Annotated[
+    Moment | None, Field(description="Only runs that ended at this time or later: ISO 8601, UTC without an offset.")
+]
+To = Annotated[
+    Moment | None, Field(description="Only runs that ended before this time: ISO 8601, UTC without an offset.")
+]
 Cursor = Annotated[str | None, Field(max_length=1000, description="Where the page before ended, as its note says.")]
 Query = Annotated[
     str,
@@ -112,8 +125,8 @@ class RunTools:
         tool: Tool = None,
         failure_mode: FailureMode = None,
         task_family: Family = None,
-        ended_after: After = None,
-        ended_before: Before = None,
+        completed_from: From = None,
+        completed_to: To = None,
     ) -> str:
         """Find past runs of a similar task, the best match first: what came of each, with evidence and lesson."""
         filters = _filters(
@@ -124,12 +137,12 @@ class RunTools:
             tool=tool,
             failure_mode=failure_mode,
             task_family=task_family,
-            ended_after=ended_after,
-            ended_before=ended_before,
+            completed_from=completed_from,
+            completed_to=completed_to,
         )
         asked = SearchQuery(**filters.model_dump(), q=query, k=limit, mode=mode)
         hits, words_only = find(self._service, _access(context), asked, search)
-        return marked({"runs": [_hit(hit, self._service) for hit in hits]}, _search_notes(words_only, found=bool(hits)))
+        return marked({"runs": [_hit(hit, self._service) for hit in hits]}, _search_notes(words_only, hits, mode))
 
     def contrast_runs(
         self,
@@ -141,8 +154,8 @@ class RunTools:
         source: Source = None,
         tool: Tool = None,
         task_family: Family = None,
-        ended_after: After = None,
-        ended_before: Before = None,
+        completed_from: From = None,
+        completed_to: To = None,
     ) -> str:
         """Find runs of a similar task that succeeded and runs that failed, to see what made the difference.
 
@@ -153,8 +166,8 @@ class RunTools:
             source=source,
             tool=tool,
             task_family=task_family,
-            ended_after=ended_after,
-            ended_before=ended_before,
+            completed_from=completed_from,
+            completed_to=completed_to,
         )
         asked = SearchQuery(**filters.model_dump(), q=query, k=limit, mode=mode)
         found, words_only = find(self._service, _access(context), asked, contrast)
@@ -162,7 +175,7 @@ class RunTools:
             "successes": [_hit(hit, self._service) for hit in found.successes],
             "failures": [_hit(hit, self._service) for hit in found.failures],
         }
-        return marked(sides, _search_notes(words_only, found=bool(found.successes or found.failures)))
+        return marked(sides, _search_notes(words_only, [*found.successes, *found.failures], mode))
 
     def get_trajectory(
         self,
@@ -210,8 +223,8 @@ class RunTools:
         tool: Tool = None,
         failure_mode: FailureMode = None,
         task_family: Family = None,
-        ended_after: After = None,
-        ended_before: Before = None,
+        completed_from: From = None,
+        completed_to: To = None,
     ) -> str:
         """List lessons that a judge drew from past runs, the newest first, each with its run and outcome."""
         filters = _filters(
@@ -221,14 +234,15 @@ class RunTools:
             tool=tool,
             failure_mode=failure_mode,
             task_family=task_family,
-            ended_after=ended_after,
-            ended_before=ended_before,
+            completed_from=completed_from,
+            completed_to=completed_to,
         ).filters()
-        after = None if cursor is None else decode_cursor(cursor)
+        listed = list_name("lessons", filters)
+        after = decode_cursor(cursor, listed)
         with self._service.database.reading(_access(context).tenants) as connection:
             rows = list_lessons(connection, filters, after, limit + 1)
         lessons = [bounded(lesson_of(row, self._service), LONGEST_TEXT) for row in rows[:limit]]
-        return marked({"lessons": lessons}, _page_notes(rows, limit))
+        return marked({"lessons": lessons}, _page_notes(rows, limit, listed))
 
     def list_runs(
         self,
@@ -243,8 +257,8 @@ class RunTools:
         tool: Tool = None,
         failure_mode: FailureMode = None,
         task_family: Family = None,
-        ended_after: After = None,
-        ended_before: Before = None,
+        completed_from: From = None,
+        completed_to: To = None,
     ) -> str:
         """List past runs by filters alone, the newest first. To find runs of a task, use find_similar_runs."""
         filters = _filters(
@@ -255,15 +269,16 @@ class RunTools:
             tool=tool,
             failure_mode=failure_mode,
             task_family=task_family,
-            ended_after=ended_after,
-            ended_before=ended_before,
+            completed_from=completed_from,
+            completed_to=completed_to,
         ).filters()
-        after = None if cursor is None else decode_cursor(cursor)
         statuses = [] if execution_status is None else [execution_status]
+        listed = list_name("runs", filters, statuses)
+        after = decode_cursor(cursor, listed)
         with self._service.database.reading(_access(context).tenants) as connection:
             rows = list_runs(connection, filters, statuses, after, limit + 1)
         runs = [bounded(_brief(run_summary(row, self._service)), LONGEST_TEXT) for row in rows[:limit]]
-        return marked({"runs": runs}, _page_notes(rows, limit))
+        return marked({"runs": runs}, _page_notes(rows, limit, listed))
 
     def outcome_statistics(
         self,
@@ -275,8 +290,8 @@ class RunTools:
         tool: Tool = None,
         failure_mode: FailureMode = None,
         task_family: Family = None,
-        ended_after: After = None,
-        ended_before: Before = None,
+        completed_from: From = None,
+        completed_to: To = None,
     ) -> str:
         """Count how runs came out, judged and by rule, with the success rate and its 95 % interval."""
         filters = _filters(
@@ -285,8 +300,8 @@ class RunTools:
             tool=tool,
             failure_mode=failure_mode,
             task_family=task_family,
-            ended_after=ended_after,
-            ended_before=ended_before,
+            completed_from=completed_from,
+            completed_to=completed_to,
         ).filters()
         counted, more = count_groups(self._service, _access(context), filters, group_by, limit)
         notes = ["There are more groups: narrow the filters."] if more else []
@@ -298,12 +313,12 @@ class RunTools:
         limit: Annotated[int, Field(ge=1, le=50, description="Most families: those with most runs.")] = 20,
         agent_id: AgentId = None,
         source: Source = None,
-        ended_after: After = None,
-        ended_before: Before = None,
+        completed_from: From = None,
+        completed_to: To = None,
     ) -> str:
         """List groups of runs of the same kind of task, with success rates and an example: the newest judged run."""
         filters = _filters(
-            agent_id=agent_id, source=source, ended_after=ended_after, ended_before=ended_before
+            agent_id=agent_id, source=source, completed_from=completed_from, completed_to=completed_to
         ).filters()
         counted, more = count_families(self._service, _access(context), filters, limit)
         families = [
@@ -391,8 +406,22 @@ class _TurnPage:
         return {"message_id": message["message_id"], "role": message_role(message), **deleted, "parts": parts}
 
 
+class _RunTool(McpTool):
+    """A tool whose arguments are refused in sentences: the SDK passes on the text of pydantic's error."""
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        """Run the tool."""
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            known = self.parameters["properties"]
+            raise ToolError(f"{self.name} was not run. {sentences(error.__cause__.errors(), known)}") from None
+
+
 def _tool(title: str, function: Callable[..., str]) -> McpTool:
-    made = McpTool.from_function(
+    made = _RunTool.from_function(
         _guarded(function),
         title=title,
         description=inspect.getdoc(function),
@@ -416,7 +445,8 @@ def _guarded(function: Callable[..., str]) -> Callable[..., str]:
         try:
             return function(*args, **arguments)
         except ProblemError as error:
-            raise ToolError(error.detail) from None
+            # There is no query here: a place is the name of an argument.
+            raise ToolError(error.detail.removeprefix("query.")) from None
         except PipelineError as error:
             raise ToolError(answer_to(error)[1]) from None
         except ToolError:
@@ -436,16 +466,14 @@ def _access(context: Context[Any, Any]) -> Access:
     return LOCAL if request is None else request.scope["access"]
 
 
-_SINGLE = {"task_family": "task_family", "ended_after": "completed_from", "ended_before": "completed_to"}
-"""Filters of one value, by argument of a tool: their names as ``FilterQuery`` has them."""
+_SINGLE = ("task_family", "completed_from", "completed_to")
+"""Filters of one value."""
 
 
 def _filters(**given: str | datetime | None) -> FilterQuery:
     """Return the filters of a tool, by the names of its arguments; None filters nothing."""
     told = {name: value for name, value in given.items() if value is not None}
-    return FilterQuery.model_validate(
-        {_SINGLE.get(name, name): value if name in _SINGLE else [value] for name, value in told.items()}
-    )
+    return FilterQuery.model_validate({name: value if name in _SINGLE else [value] for name, value in told.items()})
 
 
 def _hit(hit: SearchHit, service: Service) -> dict[str, Any]:
@@ -455,7 +483,7 @@ def _hit(hit: SearchHit, service: Service) -> dict[str, Any]:
     evidence = whole["evidence"]
     judged = None
     if whole["verdict_status"] is not None:
-        told = ("verdict_status", "confidence", "failure_owner", "failure_mode", "summary", "lesson")
+        told = ("verdict_status", "confidence", "simulated", "failure_owner", "failure_mode", "summary", "lesson")
         judged = bounded({"outcome": whole["judged_outcome"], **{name: whole[name] for name in told}}, LONGEST_TEXT)
         judged["evidence"] = bounded(evidence[:MOST_QUOTES], LONGEST_QUOTE)
         judged["quotes_in_all"] = len(evidence)
@@ -479,7 +507,7 @@ def _brief(run: dict[str, Any]) -> dict[str, Any]:
         "execution_cause",
         "tools_used",
     )
-    told = ("status", "outcome", "confidence", "failure_owner", "failure_mode", "summary", "lesson")
+    told = ("status", "outcome", "confidence", "simulated", "failure_owner", "failure_mode", "summary", "lesson")
     judged = run["judged"]
     return {
         **{name: run[name] for name in names},
@@ -488,10 +516,16 @@ def _brief(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _search_notes(words_only: str | None, *, found: bool) -> list[str]:
+def _search_notes(words_only: str | None, hits: Sequence[SearchHit], mode: str) -> list[str]:
     notes = [] if words_only is None else [f"Searched by words alone: {words_only.rstrip('.')}."]
-    return notes if found else [*notes, "Nothing was found: use other words, or fewer filters."]
+    if not hits:
+        notes.append("Nothing was found: use other words, or fewer filters.")
+    if remark := found_by_meaning_alone(hits, mode):
+        notes.append(remark)
+    return notes
 
 
-def _page_notes(rows: list[dict[str, Any]], limit: int) -> list[str]:
-    return [f"There are more: call again with cursor={encode_cursor(rows[limit - 1])!r}."] if len(rows) > limit else []
+def _page_notes(rows: list[dict[str, Any]], limit: int, listed: str) -> list[str]:
+    if len(rows) <= limit:
+        return []
+    return [f"There are more: call again with cursor={encode_cursor(rows[limit - 1], listed)!r}, and the same filters."]

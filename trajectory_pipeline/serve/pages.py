@@ -20,15 +20,18 @@ from trajectory_pipeline.lossless_json import exact_numbers
 from trajectory_pipeline.report.trajectory_view import TEMPLATES as REPORT_TEMPLATES
 from trajectory_pipeline.report.trajectory_view import trajectory_view
 from trajectory_pipeline.schema.enums import Outcome, TokenScope
+from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
 from trajectory_pipeline.serve.access import Access
+from trajectory_pipeline.serve.api_page import describe_api
 from trajectory_pipeline.serve.authentication import access_of, authenticate, bearer_token, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
-from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, run_summary
+from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, list_name, run_summary
 from trajectory_pipeline.serve.problems import SHOW, TITLES, ProblemError
 from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.search import SearchQuery, find, served_hit
 from trajectory_pipeline.serve.service import Service
 from trajectory_pipeline.serve.statistics import count_families, count_groups
+from trajectory_pipeline.serve.wrong_values import sentences
 from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, contrast, search
 from trajectory_pipeline.storage.postgres.service_reads import list_runs, read_document, read_run
 
@@ -37,8 +40,11 @@ COOKIE = "trajectory_token"
 RUNS_OF_A_PAGE = 25
 _RUNS_OF_A_SIDE = 5
 FAMILIES_OF_A_PAGE = 100
-_FILTERS = ("outcome", "heuristic_outcome", "source", "agent_id", "tool", "failure_mode", "task_family")
-_DAYS = {"ended_from": "completed_from", "ended_to": "completed_to"}
+_FILTERS = (
+    *("outcome", "heuristic_outcome", "source", "agent_id", "organization_id", "project_id"),
+    *("model", "tool", "failure_mode", "tag", "task_family"),
+)
+_DAYS = ("completed_from", "completed_to")
 _ASKED = ("q", *_FILTERS, *_DAYS, "view", "cursor")
 _SECURITY = {
     "content-security-policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none';"
@@ -64,11 +70,14 @@ router = APIRouter(include_in_schema=False, route_class=_PageRoute)
 @router.get("/")
 def index(request: Request) -> Response:
     """Show the newest runs, or those that match."""
+    if unknown := sorted(set(request.query_params) - set(_ASKED)):
+        raise ProblemError(422, f"{', '.join(unknown)[:200]}: there is no such field. There are {', '.join(_ASKED)}.")
     asked = {name: request.query_params.get(name, "").strip() for name in _ASKED}
     shown: dict[str, Any] = {
         "asked": asked,
         "filtered": any(asked[name] for name in (*_FILTERS, *_DAYS)),
         "choices": [str(outcome) for outcome in Outcome],
+        "title": _title_of_search(asked),
         **dict.fromkeys(("problem", "note", "sides", "runs", "heading", "older")),
     }
     try:
@@ -77,7 +86,7 @@ def index(request: Request) -> Response:
         if error.status != 422:
             raise
         # Beside the form, which keeps what was given.
-        shown["problem"] = error.detail.partition(": ")[2] or error.detail
+        shown["problem"] = error.detail.removeprefix("query.").removeprefix("query: ")
     return _page(request, "search.html.j2", shown, 422 if shown["problem"] else 200)
 
 
@@ -95,7 +104,8 @@ def run(
         view = trajectory_view({**row, **named, "data": document}, row, service.redact, page)
     except IndexError as error:
         raise ProblemError(404, str(error)) from None
-    return _page(request, "run.html.j2", {"view": view, **_related(service, access, row)})
+    title = f"{_title(view.task, run_id, 60)} · {view.row['agent_name'] or view.row['agent_id']}"
+    return _page(request, "run.html.j2", {"view": view, "title": title, **_related(service, access, row)})
 
 
 @router.get("/families")
@@ -105,6 +115,12 @@ def families(request: Request) -> Response:
     groups, more = count_families(service, _reader(request), SearchFilters(), FAMILIES_OF_A_PAGE)
     named = [{**group, "title": _title((group["example"] or {}).get("summary"), group["key"])} for group in groups]
     return _page(request, "families.html.j2", {"families": named, "more": more})
+
+
+@router.get("/docs")
+def api_description(request: Request) -> Response:
+    """Describe the API; needs no token, as its OpenAPI document needs none."""
+    return _page(request, "api.html.j2", {"api": describe_api(request.app.openapi())})
 
 
 @router.get("/login")
@@ -218,7 +234,7 @@ def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[s
     filters: dict[str, Any] = {
         name: asked[name] if name == "task_family" else [asked[name]] for name in _FILTERS if asked[name]
     }
-    filters |= {column: _midnight(asked[name]) for name, column in _DAYS.items() if asked[name]}
+    filters |= {name: _midnight(asked[name]) for name in _DAYS if asked[name]}
     comparing = asked["view"] == "contrast"
     try:
         if asked["q"]:
@@ -227,8 +243,7 @@ def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[s
         else:
             listed = FilterQuery.model_validate(filters)
     except ValidationError as error:
-        (first, *_) = error.errors()
-        raise ProblemError(422, f"query: {first['loc'][0]}: {first['msg']}") from None
+        raise ProblemError(422, f"query: {sentences(error.errors())}") from None
     if comparing:
         if not asked["q"]:
             raise ProblemError(422, "query: Say what to look for: runs of one kind of task are compared.")
@@ -239,20 +254,23 @@ def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[s
             ("Successes", [_hit(hit, service) for hit in compared.successes]),
             ("Failures", [_hit(hit, service) for hit in compared.failures]),
         ]
-        return {"sides": sides, "note": _words_only(words_only)}
+        remark = found_by_meaning_alone([*compared.successes, *compared.failures], query.mode)
+        return {"sides": sides, "note": _note(words_only, remark)}
     if asked["q"]:
         hits, words_only = find(service, access, query, search)
         most = " or more" if len(hits) == RUNS_OF_A_PAGE else ""
+        remark = found_by_meaning_alone(hits, query.mode)
         heading = f"{len(hits)}{most} runs, the best first" if len(hits) > 1 else "1 run" if hits else "No run is found"
-        return {"runs": [_hit(hit, service) for hit in hits], "heading": heading, "note": _words_only(words_only)}
-    after = decode_cursor(asked["cursor"]) if asked["cursor"] else None
+        return {"runs": [_hit(hit, service) for hit in hits], "heading": heading, "note": _note(words_only, remark)}
     conditions = listed.filters()
+    name = list_name("runs", conditions)
+    after = decode_cursor(asked["cursor"] or None, name)
     with service.database.reading(access.tenants) as connection:
         rows = list_runs(connection, conditions, (), after, RUNS_OF_A_PAGE + 1)
     older = None
     if len(rows) > RUNS_OF_A_PAGE:
         kept = {name: value for name, value in asked.items() if value} | {
-            "cursor": encode_cursor(rows[RUNS_OF_A_PAGE - 1])
+            "cursor": encode_cursor(rows[RUNS_OF_A_PAGE - 1], name)
         }
         older = f"/?{urlencode(kept)}"
     return {
@@ -275,7 +293,7 @@ def _listed(row: Mapping[str, Any], service: Service) -> dict[str, Any]:
         **{
             name: whole[name] for name in ("run_id", "source", "agent_id", "agent_name", "end_time", "execution_status")
         },
-        **{name: judged.get(name) for name in ("confidence", "failure_owner", "failure_mode", "lesson")},
+        **{name: judged.get(name) for name in ("confidence", "simulated", "failure_owner", "failure_mode", "lesson")},
         "judged_outcome": judged.get("outcome"),
         "verdict_status": judged.get("status"),
         "heuristic_outcome": whole["heuristic"]["outcome"],
@@ -285,15 +303,25 @@ def _listed(row: Mapping[str, Any], service: Service) -> dict[str, Any]:
     }
 
 
-def _title(text: str | None, run_id: str) -> str:
+def _title(text: str | None, run_id: str, longest: int = _LONGEST_TITLE) -> str:
     line = " ".join((text or "").split())
-    if len(line) > _LONGEST_TITLE:
-        return line[:_LONGEST_TITLE].rpartition(" ")[0] + " …"
+    if len(line) > longest:
+        kept = line[:longest]
+        return f"{kept.rpartition(' ')[0] or kept} …"
     return line or run_id
 
 
-def _words_only(reason: str | None) -> str | None:
-    return None if reason is None else f"Searched by words alone: {reason.rstrip('.')}."
+def _title_of_search(asked: Mapping[str, str]) -> str:
+    """Return the title of a browser's tab: several are open beside each other."""
+    kind = "Successes beside failures" if asked["view"] == "contrast" else "Search"
+    if asked["q"]:
+        return f"{_title(asked['q'], '', 60)} · {kind}"
+    return "Older runs" if asked["cursor"] else "Newest runs"
+
+
+def _note(words_only: str | None, remark: str | None) -> str | None:
+    notes = [] if words_only is None else [f"Searched by words alone: {words_only.rstrip('.')}."]
+    return " ".join([*notes, *([remark] if remark else [])]) or None
 
 
 def _midnight(day: str) -> datetime:

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -14,6 +16,7 @@ from trajectory_pipeline.serve.models import Judged, RunSummary
 from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
+from trajectory_pipeline.storage.postgres.search import SearchFilters
 from trajectory_pipeline.storage.postgres.service_reads import Position
 
 Row = Mapping[str, Any]
@@ -86,25 +89,45 @@ def json_response(value: Any) -> Response:
     return Response(orjson.dumps(value, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
-def encode_cursor(row: Row) -> str:
-    """Return where a page ended, as clients send it back."""
+def list_name(kind: str, filters: SearchFilters, statuses: Iterable[str] = ()) -> str:
+    """Return a short name of a list: of its kind, and of the filters that made it, in whatever order they came."""
+    given = {
+        name: sorted(value) if isinstance(value, tuple) else str(value)
+        for name, value in vars(filters).items()
+        if value and name != "tenants"
+    }
+    told = json.dumps([kind, given, sorted(statuses)], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+
+
+def encode_cursor(row: Row, of_list: str) -> str:
+    """Return where a page of a list ended, as clients send it back."""
     end = row["end_time"]
-    text = f"{'' if end is None else end.isoformat()} {row['run_id']}"
+    text = f"{of_list} {'' if end is None else end.isoformat()} {row['run_id']}"
     return base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def decode_cursor(cursor: str) -> Position:
-    """Return the position of a cursor.
+def decode_cursor(cursor: str | None, of_list: str) -> Position | None:
+    """Return the position of a cursor of this list; None without one.
 
     Raises:
-        ProblemError: 422, it is none of ours.
+        ProblemError: 422, it is none of ours, or of another list.
     """
-    refused = ProblemError(422, "query.cursor: send `next_cursor` of the page before, unchanged.")
+    if cursor is None:
+        return None
+    refused = ProblemError(422, "query.cursor: send the cursor of the page before (`next_cursor`), unchanged.")
     try:
-        end, _, run_id = base64.b64decode(cursor, b"-_", validate=True).decode().partition(" ")
+        found, _, position = base64.b64decode(cursor, b"-_", validate=True).decode().partition(" ")
+        end, _, run_id = position.partition(" ")
         moment = datetime.fromisoformat(end) if end else None
     except (binascii.Error, ValueError):
         raise refused from None
     if not run_id or "\0" in run_id or (moment is not None and moment.tzinfo is None):
         raise refused
+    if found != of_list:
+        raise ProblemError(
+            422,
+            "query.cursor: it is of another list, or of other filters: send it with the filters of the page before"
+            " (`next_cursor`), or leave it out to begin anew.",
+        )
     return Position(moment, run_id)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from trajectory_pipeline.errors import PipelineError, SinkError
+from trajectory_pipeline.serve.wrong_values import sentences
 from trajectory_pipeline.storage.postgres.service_access import QueryTimeoutError
 
 LOG = logging.getLogger("trajectory_pipeline.serve")
@@ -66,9 +67,17 @@ def problem_response(scope: Scope, status: int, detail: str, headers: Mapping[st
     if SHOW in scope:
         page: Response = scope[SHOW](status, detail)
         return page
-    title, request_id = TITLES.get(status, "The request failed"), str(scope.get("request_id", ""))
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
-    return Response(orjson.dumps(body), status, dict(headers or {}), MEDIA_TYPE)
+    return Response(
+        problem_body(status, detail, str(scope.get("request_id", ""))), status, dict(headers or {}), MEDIA_TYPE
+    )
+
+
+def problem_body(status: int, detail: str, request_id: str) -> bytes:
+    """Return a problem as JSON text."""
+    title = TITLES.get(status, "The request failed")
+    return orjson.dumps(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    )
 
 
 def answer_to(error: PipelineError, request_id: str | None = None) -> tuple[int, str]:
@@ -108,7 +117,7 @@ _EXAMPLES = {
     408: "The body did not arrive within 10 seconds.",
     409: "The run is still in Letta: delete it there first.",
     413: "The body is larger than 1048576 bytes.",
-    422: "query.limit: Input should be less than or equal to 200",
+    422: "query.limit: it must be at most 200.",
     500: "See the service's log for this request id.",
     502: "Dagster refused to launch the run: no such job.",
     503: "The database or the storage cannot be reached, or refuses: the service's log says why.",
@@ -129,9 +138,7 @@ def add_handlers(app: FastAPI) -> None:
 
     def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        # Never the value: it may hold what must not be repeated.
-        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:20])
-        return problem_response(request.scope, 422, found)
+        return problem_response(request.scope, 422, sentences(error.errors()))
 
     def on_pipeline_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PipelineError)  # noqa: S101

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictStatus
+from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
 from trajectory_pipeline.search.query import LONGEST_QUERY, check_query
 from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
@@ -70,6 +71,7 @@ class Hit(BaseModel):
     verdict_status: VerdictStatus | None
     judged_outcome: Outcome | None = Field(description="Null without a verdict that says so.")
     confidence: float | None = Field(description="Of the judged outcome, 0–1.")
+    simulated: bool = Field(description="Whether the verdict is of a simulated judge, which is no model.")
     failure_owner: str | None
     failure_mode: str | None
     summary: str | None
@@ -84,6 +86,7 @@ class Hits(BaseModel):
 
     notice: str = Field(description="That texts are data.")
     words_only: str | None = Field(description="Why nothing was searched by meaning; null where it was.")
+    remark: str | None = Field(description="That no run has a word of the query; null where one has.")
     items: list[Hit]
 
 
@@ -92,6 +95,7 @@ class Contrasted(BaseModel):
 
     notice: str = Field(description="That texts are data.")
     words_only: str | None = Field(description="Why nothing was searched by meaning; null where it was.")
+    remark: str | None = Field(description="That no run has a word of the query; null where one has.")
     successes: list[Hit]
     failures: list[Hit]
 
@@ -107,7 +111,14 @@ def search_runs(request: Request, access: Reader, query: Annotated[SearchQuery, 
     """Return the runs that a query describes, the best first."""
     service = service_of(request)
     hits, words_only = find(service, access, query, search)
-    return json_response({"notice": DATA_NOTICE, "words_only": words_only, "items": _items(hits, service)})
+    return json_response(
+        {
+            "notice": DATA_NOTICE,
+            "words_only": words_only,
+            "remark": found_by_meaning_alone(hits, query.mode),
+            "items": _items(hits, service),
+        }
+    )
 
 
 @router.get("/contrast", response_model=Contrasted, responses=problems(), summary="Contrast successes and failures")
@@ -121,6 +132,7 @@ def contrast_runs(request: Request, access: Reader, query: Annotated[SearchQuery
         {
             "notice": DATA_NOTICE,
             "words_only": words_only,
+            "remark": found_by_meaning_alone([*found.successes, *found.failures], query.mode),
             "successes": _items(found.successes, service),
             "failures": _items(found.failures, service),
         }

@@ -45,7 +45,8 @@ class Rate(BaseModel):
     rate: float = Field(ge=0, le=1)
     low: float = Field(ge=0, le=1)
     high: float = Field(ge=0, le=1)
-    of: int = Field(ge=1, description="Runs that it is a share of.")
+    successes: int = Field(ge=0, description="Runs that succeeded.")
+    of: int = Field(ge=1, description="Runs that it is a share of: those that are unknown or not judged are left out.")
 
 
 class Example(BaseModel):
@@ -57,6 +58,7 @@ class Example(BaseModel):
     outcome: Outcome | None = Field(description="Judged; null where it is not.")
     summary: str | None
     lesson: str | None
+    simulated: bool = Field(description="Whether the verdict is of a simulated judge, which is no model.")
 
 
 class Group(BaseModel):
@@ -127,7 +129,9 @@ def group_of(row: dict[str, Any]) -> dict[str, Any]:
     interval = wilson_interval(judged["success"], decided)
     rate = None
     if interval is not None:
-        rate = {"rate": judged["success"] / decided, "low": interval[0], "high": interval[1], "of": decided}
+        successes = judged["success"]
+        rate = {"rate": successes / decided, "low": interval[0], "high": interval[1], "successes": successes}
+        rate["of"] = decided
     return {
         **{name: row[name] for name in ("key", "name", "runs", "mean_confidence", "total_tokens")},
         "judged": judged,

@@ -18,6 +18,7 @@ from trajectory_pipeline.serve.presentation import (
     encode_cursor,
     json_response,
     lesson_of,
+    list_name,
     run_summary,
     trajectory_json,
 )
@@ -46,12 +47,14 @@ class ListQuery(PageQuery):
 def list_trajectories(request: Request, access: Reader, query: Annotated[ListQuery, Query()]) -> Response:
     """Return runs that match, the newest end first, with what came of each; documents are not in the list."""
     service = service_of(request)
-    filters, after = query.filters(), None if query.cursor is None else decode_cursor(query.cursor)
+    filters = query.filters()
+    listed = list_name("runs", filters, query.execution_status)
+    after = decode_cursor(query.cursor, listed)
     with service.database.reading(access.tenants) as connection:
         rows = list_runs(connection, filters, query.execution_status, after, query.limit + 1)
     more = len(rows) > query.limit
     items = [run_summary(row, service) for row in rows[: query.limit]]
-    cursor = encode_cursor(rows[query.limit - 1]) if more else None
+    cursor = encode_cursor(rows[query.limit - 1], listed) if more else None
     return json_response({"notice": DATA_NOTICE, "items": items, "next_cursor": cursor})
 
 
@@ -59,11 +62,13 @@ def list_trajectories(request: Request, access: Reader, query: Annotated[ListQue
 def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query()]) -> Response:
     """Return what the judge would have another agent do or avoid, the newest run first."""
     service = service_of(request)
-    filters, after = query.filters(), None if query.cursor is None else decode_cursor(query.cursor)
+    filters = query.filters()
+    listed = list_name("lessons", filters)
+    after = decode_cursor(query.cursor, listed)
     with service.database.reading(access.tenants) as connection:
         rows = list_lessons(connection, filters, after, query.limit + 1)
     items = [lesson_of(row, service) for row in rows[: query.limit]]
-    cursor = encode_cursor(rows[query.limit - 1]) if len(rows) > query.limit else None
+    cursor = encode_cursor(rows[query.limit - 1], listed) if len(rows) > query.limit else None
     return json_response({"notice": DATA_NOTICE, "items": items, "next_cursor": cursor})
 
 

@@ -129,7 +129,7 @@ def test_wrong_filter_is_said_beside_the_form(
     tokens: Tokens,
 ) -> None:
     sign_in(page.context, guarded, tokens)
-    answer = page.goto(f"{base_of(guarded)}/?q=refund&ended_from=yesterday")
+    answer = page.goto(f"{base_of(guarded)}/?q=refund&completed_from=yesterday")
     assert answer is not None
     assert answer.status == 422
     assert "YYYY-MM-DD" in page.get_by_role("alert").inner_text()

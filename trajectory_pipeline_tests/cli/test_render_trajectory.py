@@ -74,8 +74,9 @@ def databases_of(settings: Settings) -> dict[str, str]:
 def test_show_run_with_tools_prints_head_turns_and_verdict(show: Show) -> None:
     text = show(WITH_TOOLS)
     assert show(WITH_TOOLS) == text
-    assert text.splitlines()[0].startswith(f"╭─ {WITH_TOOLS} ─")
+    assert text.splitlines()[0].startswith("╭─ Run ─")
     lines = [" ".join(line.strip("│").split()) for line in text.splitlines()]
+    assert f"run {WITH_TOOLS}" in lines
     assert "ended completed, stop reason end_turn" in lines
     assert "size 4 steps, 8 messages" in lines
     assert "partition 2026-11-20-14:00" in lines

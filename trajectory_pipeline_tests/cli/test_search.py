@@ -5,12 +5,16 @@ import json
 import psycopg
 import pytest
 
+from trajectory_pipeline.cli import console
 from trajectory_pipeline.pipeline.local_embedder import LocalEmbedder
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_policy, add_runs
 
 LESSON = "cite the rule\x1b]0;title\x07"
 """With a control sequence for the terminal of whoever searches."""
+
+
+NAMED = ("--agent", "--organization", "--project", "--source", "--tool", "--model", "--failure-mode", "--tag")
 
 
 @pytest.fixture
@@ -58,6 +62,20 @@ def test_a_contrast_as_json_has_both_sides(run_command: Command, variables: dict
     assert "TRAJECTORY_EMBEDDING_MODEL" in found["words_only"]
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_ids_are_whole_on_a_narrow_terminal(
+    run_command: Command, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    long = Run("run-e7802658-9624-43b0-b11e-a47969ef2839", "refund of a late parcel", judged_outcome="success")
+    with psycopg.connect(variables["TRAJECTORY_DATABASE_URL"]) as connection:
+        add_runs(connection, [long])
+    monkeypatch.setattr(console.out, "width", width)
+    assert long.run_id in run_command("search", "late parcel", **variables).output
+    shown = run_command("show", long.run_id, **variables).output
+    assert width == 40 or long.run_id in shown
+    assert "…" not in shown
+
+
 def test_nothing_found_is_said(run_command: Command, variables: dict[str, str]) -> None:
     output = run_command("search", "zebra", **variables).output
     assert "None was found" in output
@@ -79,6 +97,10 @@ def test_database_without_search_texts_is_named(run_command: Command, databases:
         (("-refund",), "No such option"),
         (("x", "--mode", "meaning"), "TRAJECTORY_EMBEDDING_MODEL"),
         (("x", "--from", "yesterday"), "yesterday"),
+        (("x", "--from", "2026-11-02", "--to", "2026-11-02"), "must be before --completed-to (2026-11-02)"),
+        (("refund", "--family", "nope"), "No run has --family nope"),
+        (("refund", "--agent", "agent-b", "--agent", "nope", "--tag", "no"), "No run has --agent nope and --tag no"),
+        *((("refund", option, "nope"), f"No run has {option} nope") for option in NAMED),
         (("x", "--contrast", "--outcome", "failure"), "outcomes of its own"),
     ],
 )
@@ -103,5 +125,9 @@ def test_with_the_local_model_runs_are_found_by_meaning(run_command: Command, va
     result = run_command(
         "search", "horse", "--mode", "meaning", "--json", TRAJECTORY_EMBEDDING_MODEL="wordllama", **variables
     )
-    (hit,) = json.loads(result.stdout)["runs"]
+    found = json.loads(result.stdout)
+    (hit,) = found["runs"]
+    assert found["remark"] is None, "words were not searched"
+    said = run_command("search", "horse", TRAJECTORY_EMBEDDING_MODEL="wordllama", **variables)
+    assert "No run that was found has a word of the query" in squeezed(said)
     assert (hit["run_id"], hit["meaning_rank"]) == ("run-4", 1)

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from trajectory_pipeline.cli.dagster_processes import free_port, graphql, start_webserver
+from trajectory_pipeline.cli.dagster_processes import graphql, start_webserver
+from trajectory_pipeline.cli.listening import listen_nearby, port_of
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 
 pytestmark = pytest.mark.process
@@ -34,8 +35,9 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     home: Path = tmp_path_factory.mktemp("dagster")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (home / "workspace.yaml").write_text("load_from: []\n")
-    port = free_port(0)
-    with start_webserver({**os.environ, "DAGSTER_HOME": str(home)}, home / "workspace.yaml", port, home / "log"):
+    listening = listen_nearby(0)
+    port = port_of(listening)
+    with start_webserver({**os.environ, "DAGSTER_HOME": str(home)}, home / "workspace.yaml", listening, home / "log"):
         until = time.monotonic() + 120
         while graphql(port, "{ version }") is None:
             assert time.monotonic() < until, (home / "log").read_text()

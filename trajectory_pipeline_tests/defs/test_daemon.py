@@ -14,7 +14,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from trajectory_pipeline.cli.dagster_processes import shared_workspace, start_code_server, start_daemon
+from trajectory_pipeline.cli.dagster_processes import start_code_servers, start_daemon
+from trajectory_pipeline.cli.shared_workspace import shared_workspace
 from trajectory_pipeline.cli.subprocesses import stop_all
 from trajectory_pipeline.defs.partitions import range_tags
 from trajectory_pipeline.defs.sensors.capture import CAPTURE_SENSOR
@@ -38,8 +39,8 @@ PROJECT = Path(__file__).parents[2]
 
 @contextmanager
 def daemon(environment: dict[str, str], log: Path) -> Iterator[None]:
-    with shared_workspace() as workspace:
-        processes = [start_code_server(environment, workspace, log), start_daemon(environment, workspace, log)]
+    with shared_workspace(PROJECT / "workspace.yaml") as workspace:
+        processes = [*start_code_servers(environment, workspace, log), start_daemon(environment, workspace.file, log)]
         try:
             yield
         finally:

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from trajectory_pipeline.cli.dagster_processes import free_port
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, PRICE_TABLE, SimulatedJudge
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
+from trajectory_pipeline_tests.ports import free_port
 
 pytestmark = [pytest.mark.heavy, pytest.mark.process]
 DATABASES = ("letta", "trajectory", "dagster")
@@ -118,7 +118,7 @@ def test_backfill_judging_and_service_keep_the_stated_connections(
 ) -> None:
     hours = sorted(sample_partitions())[-12:]
     program = [sys.executable, "-m", "trajectory_pipeline.cli.main"]
-    port = free_port(0)
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     with counted(server) as most:
         service = subprocess.Popen(

@@ -26,9 +26,9 @@ import botocore.session
 import psutil
 import yaml
 
-from trajectory_pipeline.cli.dagster_processes import free_port
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.settings import setting_fields
+from trajectory_pipeline_tests.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
 REDIS = shutil.which("redis-server")
@@ -197,7 +197,7 @@ def start_system(
     assert REDIS is not None, "redis-server is not installed: apt-get install redis-server"
     folder = Path(tempfile.mkdtemp(prefix="distributed-", dir="/tmp"))
     folder.chmod(0o711)
-    ports = {name: free_port(0) for name in ("redis", "s3", "code")}
+    ports = {name: free_port() for name in ("redis", "s3", "code")}
     broker, s3_url = f"redis://127.0.0.1:{ports['redis']}/0", f"http://127.0.0.1:{ports['s3']}"
     ours = {*setting_fields(), "DAGSTER_HOME"}
     inherited = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("AWS_")}

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from trajectory_pipeline.cli.dagster_processes import free_port
 from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.demo.embedded_postgres import cluster, placement
 from trajectory_pipeline.demo.embedded_postgres.account import account_for
@@ -21,6 +20,7 @@ from trajectory_pipeline.letta.snapshot import LettaSource, Snapshot
 from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.ports import free_port
 
 pytestmark = [pytest.mark.heavy, pytest.mark.process]
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
@@ -40,7 +40,7 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
         account = account_for(found.data)
         _, programs = placement.choose(primary.folder, account)
         # In a folder that this user can reach, where root runs the tests.
-        standby, port = Path(tempfile.mkdtemp(prefix="standby-", dir="/tmp")), free_port(0)
+        standby, port = Path(tempfile.mkdtemp(prefix="standby-", dir="/tmp")), free_port()
         os.chown(standby, account.uid, account.gid)
 
         def run(program: str, *arguments: str) -> None:

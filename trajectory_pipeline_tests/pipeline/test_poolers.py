@@ -13,13 +13,13 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from trajectory_pipeline.cli.dagster_processes import free_port
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.crashes.wire import Wire
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
+from trajectory_pipeline_tests.ports import free_port
 
 HOUR = min(hour for hour, runs in sample_partitions().items() if runs >= 3)
 PASSED_ON = {"user", "database", "application_name", "client_encoding"}
@@ -91,7 +91,7 @@ def running_pgbouncer(config: Path, url: str) -> Iterator[None]:
 def pooled(letta_database: str, empty_database: str, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """A function that returns a database's URL by way of PgBouncer in transaction mode, which resets each session."""
     parts = urlsplit(letta_database)
-    port = free_port(0)
+    port = free_port()
     config = tmp_path / "pgbouncer.ini"
     config.write_text(
         f"[databases]\n* = host={parts.hostname} port={parts.port} user={parts.username} password={parts.password}\n"

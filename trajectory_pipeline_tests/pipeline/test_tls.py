@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from trajectory_pipeline.cli.dagster_processes import free_port
 from trajectory_pipeline.errors import SinkError, SourceError
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.pipeline.reconcile_counts import reconcile_partition
@@ -32,6 +31,7 @@ from trajectory_pipeline.urls import normalize_postgres_url, sqlalchemy_url
 from trajectory_pipeline_tests.letta_sample import load_sample, sample_partitions
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 from trajectory_pipeline_tests.pipeline.test_poolers import PGBOUNCER, running_pgbouncer
+from trajectory_pipeline_tests.ports import free_port
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
@@ -114,7 +114,7 @@ def postgres_with_tls(certificates: Certificates) -> Iterator[str]:
     """The URL of a server of Debian's Postgres, without a database's name."""
     assert POSTGRES_BIN is not None
     user = "postgres" if os.geteuid() == 0 else None
-    folder, port = Path(tempfile.mkdtemp(prefix="tls-", dir="/tmp")), free_port(0)
+    folder, port = Path(tempfile.mkdtemp(prefix="tls-", dir="/tmp")), free_port()
     if user:
         shutil.chown(folder, user)
     data = folder / "data"
@@ -143,7 +143,7 @@ def postgres_with_tls(certificates: Certificates) -> Iterator[str]:
 @contextmanager
 def pgbouncer_with_tls(url: str, folder: Path, certificates: Certificates) -> Iterator[int]:
     """The port of a pooler that wants TLS of its clients."""
-    parts, port = urlsplit(url), free_port(0)
+    parts, port = urlsplit(url), free_port()
     config = certificates.folder / "pgbouncer.ini"
     config.write_text(
         f"[databases]\n* = host={parts.hostname} port={parts.port} user={parts.username} password={parts.password}\n"

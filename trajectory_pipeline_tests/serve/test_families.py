@@ -117,7 +117,11 @@ def test_command_says_the_same_as_sql(
     result = run_command("families", "--family", min(rates), **variables)
     assert min(rates) in result.output
     assert max(rates) not in result.output
-    assert "There is no such family" in run_command("families", "--family", "x", **variables).output
+    (row,) = database.rows("SELECT * FROM trajectory.task_family_outcomes WHERE family_id = %s", [min(rates)])
+    decided = row["success"] + row["partial_success"] + row["failure"]
+    assert f"{row['success']} of {decided}, {row['success_rate']:.0%}" in result.output
+    unknown = run_command("families", "--family", min(rates), "--family", "x", **variables)
+    assert (unknown.exit_code, "There is no task family x" in unknown.output) == (2, True)
 
 
 def test_page_lists_families_and_a_run_names_its_own(
@@ -127,8 +131,17 @@ def test_page_lists_families_and_a_run_names_its_own(
     assert page.status_code == 200
     for family, (rate, low, high) in rates.items():
         assert f"/?task_family={family}" in page.text
-        assert f"{100 * rate:.0f} %" in page.text
-        assert f"{100 * low:.0f}–{100 * high:.0f} %" in page.text
+        assert f"({100 * rate:.0f} %, {100 * low:.0f}–{100 * high:.0f} %)" in page.text
+    # The denominator is said, and what is left out of it.
+    for group in client.get("/v1/statistics", params={"group_by": "task_family"}).json()["items"]:
+        judged, rate = group["judged"], group["success_rate"]
+        assert rate["successes"] == judged["success"]
+        assert rate["of"] == judged["success"] + judged["partial_success"] + judged["failure"]
+        assert group["runs"] == rate["of"] + judged["unknown"] + group["not_judged"]
+        words = f"{group['runs']} runs: {rate['successes']} of {rate['of']} succeeded"
+        assert words in page.text
+        newest = client.get(f"/runs/{group['example']['run_id']}").text
+        assert f"{rate['successes']} of {rate['of']} succeeded" in newest
     read = client.get("/v1/trajectories/run-059").json()
     similar = [one["run_id"] for one in read["similar_runs"]]
     assert len(similar) == 3

@@ -124,6 +124,24 @@ def test_lists_go_on_where_the_page_before_ended(ask: Callable[..., tuple[dict[s
         assert paged == ids
 
 
+def test_cursor_of_another_list_is_refused(
+    served: httpx2.Client, ask: Callable[..., tuple[dict[str, Any], str]]
+) -> None:
+    _, notes = ask("list_runs", limit=2)
+    (cursor,) = re.findall(r"cursor='([^']+)'", notes)
+    for tool, filters in (("get_lessons", {}), ("list_runs", {"outcome": "failure"})):
+        answer = call(served, tool, {"cursor": cursor, **filters}, mode="legacy")
+        assert answer.is_error
+        assert "it is of another list, or of other filters" in text_of(answer)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "", "application/xml"])
+def test_message_of_another_type_is_a_problem(served: httpx2.Client, kind: str) -> None:
+    answer = served.post("/mcp", content=b"{}", headers={"content-type": kind} if kind else {})
+    assert (answer.status_code, answer.headers["content-type"]) == (415, "application/problem+json")
+    assert "application/json" in answer.json()["detail"]
+
+
 def test_trajectory_is_paged_to_its_end(
     ask: Callable[..., tuple[dict[str, Any], str]], story: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,16 +179,24 @@ def test_statistics_count_every_run_once(ask: Callable[..., tuple[dict[str, Any]
     [
         ("get_trajectory", {"run_id": "run-unknown"}, "no such run"),
         ("get_trajectory", {"run_id": "run-\0"}, "run_id"),
-        ("get_trajectory", {"run_id": "x", "from_turn": 0}, "from_turn"),
+        ("get_trajectory", {"run_id": "x", "from_turn": 0}, "from_turn: it must be at least 1."),
         ("find_similar_runs", {"query": "   "}, "empty"),
         ("find_similar_runs", {"query": "refund\0"}, "NUL"),
-        ("find_similar_runs", {"query": "x" * 2001}, "2000"),
-        ("find_similar_runs", {"query": "refund", "limit": 1000}, "limit"),
-        ("find_similar_runs", {"query": "refund", "agent": "agent-1"}, "Extra inputs"),
-        ("find_similar_runs", {"query": "refund", "ended_after": "0001-01-01T00:00:00+23:00"}, "years 1 to 9999"),
-        ("find_similar_runs", {}, "query"),
+        ("find_similar_runs", {"query": "x" * 2001}, "query: it has more than 2000 characters: shorten it."),
+        ("find_similar_runs", {"query": "refund", "limit": 1000}, "limit: it must be at most 20."),
+        ("find_similar_runs", {"query": "refund", "limit": "many"}, "limit: it must be a whole number."),
+        (
+            "find_similar_runs",
+            {"query": "refund", "agent": "agent-1"},
+            "agent: it is not known here: leave it out, or take",
+        ),
+        ("find_similar_runs", {"query": "refund", "completed_from": "0001-01-01T00:00:00+23:00"}, "years 1 to 9999"),
+        ("find_similar_runs", {"query": "x", "completed_from": "soon"}, "completed_from: write a time as 2026-11-21"),
+        ("find_similar_runs", {"query": "x", "completed_from": 5}, "completed_from: write a time as 2026-11-21"),
+        ("list_runs", {"completed_from": "2026-11-02", "completed_to": "2026-11-02"}, "must be before completed_to"),
+        ("find_similar_runs", {}, "query: it is missing: give it."),
         ("list_runs", {"cursor": "x"}, "next_cursor"),
-        ("list_runs", {"outcome": "good"}, "success"),
+        ("list_runs", {"outcome": "good"}, "outcome: it must be 'success', "),
         ("outcome_statistics", {"group_by": "run"}, "group_by"),
         ("drop_table", {}, "Unknown tool"),
     ],
@@ -182,6 +208,8 @@ def test_wrong_call_is_answered_by_a_tool_error(
     assert answer.is_error
     assert words in text_of(answer)
     assert "defect" not in text_of(answer)
+    # Nothing of the library that looked at it, and no value.
+    assert not re.search(r"validation error|pydantic|input_value|\[type=|https://", text_of(answer))
 
 
 # Tenants

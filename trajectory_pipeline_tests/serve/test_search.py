@@ -66,7 +66,13 @@ def test_statistics_count_the_tenants_runs(
         assert group["not_judged"] == judged[None]
         decided = judged["success"] + judged["partial_success"] + judged["failure"]
         low, high = wilson_interval(judged["success"], decided) or (0, 0)
-        assert group["success_rate"] == {"rate": judged["success"] / decided, "low": low, "high": high, "of": decided}
+        assert group["success_rate"] == {
+            "rate": judged["success"] / decided,
+            "low": low,
+            "high": high,
+            "successes": judged["success"],
+            "of": decided,
+        }
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_no_endpoint_shows_anything_to_a_foreign_token(guarded: httpx2.Client, t
         assert answer.status_code != 200 or asked not in answer.text, (method, path, answer.text)
 
 
-PUBLIC = {"/login", "/logout", "/style.css", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+PUBLIC = {"/login", "/logout", "/style.css", "/openapi.json", "/docs"}
 """Pages and files that hold nothing of any run."""
 
 
@@ -119,7 +119,7 @@ def pages(tenant_settings: Settings, tokens: Tokens, guarded: httpx2.Client) -> 
     described = {(method.upper(), path) for method, path, _ in operations(guarded)}
     routes = {
         (method, str(route.path))
-        for route in iter_route_contexts(app._app._app.routes)
+        for route in iter_route_contexts(app._app._app._app.routes)
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert described | {("POST", "/mcp")} < routes

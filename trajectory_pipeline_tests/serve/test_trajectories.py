@@ -1,5 +1,8 @@
 """Runs by filters, page by page, and one trajectory, over HTTP."""
 
+import json
+import socket
+
 import httpx2
 import psycopg
 import pytest
@@ -89,13 +92,20 @@ def test_unknown_run_is_a_problem(served: httpx2.Client) -> None:
         ("/v1/trajectories?cursor=IAA=", 422),
         ("/v1/trajectories?outcome=good", 422),
         ("/v1/trajectories?agent_id=%00", 422),
-        ("/v1/trajectories?completed_from=2026-01-01", 422),
+        ("/v1/trajectories?completed_from=5", 422),
+        ("/v1/trajectories?completed_from=soon", 422),
+        ("/v1/trajectories?ended_from=2026-01-01", 422),
         ("/v1/trajectories?completed_from=9999-12-31T23:59:59-23:00", 422),
         ("/v1/trajectories/%00", 422),
         (f"/v1/trajectories/{'x' * 201}", 422),
         (f"/v1/trajectories/{'x' * 200}", 404),
         ("/v1/trajectories/x%20y", 404),
         ("/v1/nothing", 404),
+        ("/v1/trajectories?completed_from=2026-01-02&completed_to=2026-01-01", 422),
+        ("/v1/search?q=x&completed_from=2026-01-01&completed_to=2026-01-01", 422),
+        ("/v1/contrast?q=x&completed_from=2026-01-02&completed_to=2026-01-01", 422),
+        ("/v1/lessons?completed_from=2026-01-02&completed_to=2026-01-01", 422),
+        ("/v1/statistics?completed_from=2026-01-02&completed_to=2026-01-01", 422),
         ("/health?x=1", 200),
         ("/metrics", 200),
     ],
@@ -111,3 +121,79 @@ def test_bad_input_is_refused(served: httpx2.Client, path: str, status: int) -> 
 def test_large_body_is_refused(served: httpx2.Client) -> None:
     answer = served.post("/v1/trajectories", content=b"x" * 2_000_000)
     assert answer.status_code == 413
+
+
+def test_time_without_an_offset_is_utc(served: httpx2.Client) -> None:
+    for given, same in (("2026-11-24", "2026-11-24T00:00:00Z"), ("2026-11-24T10:00:00", "2026-11-24T10:00:00+00:00")):
+        first, second = (
+            served.get("/v1/trajectories", params={"completed_from": time, "limit": 200}).json()["items"]
+            for time in (given, same)
+        )
+        assert first == second != []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        *((f"/v1/trajectories?{name}={value}&{name}={value}", name) for name, value in (("limit", 1), ("cursor", "x"))),
+        *(
+            (f"/v1/search?q=refund&{name}={value}&{name}={value}", name)
+            for name, value in (("k", 1), ("mode", "words"))
+        ),
+        ("/v1/search?q=refund&q=order", "q"),
+        ("/v1/contrast?q=refund&q=order", "q"),
+        ("/v1/statistics?group_by=day&group_by=week", "group_by"),
+        ("/v1/lessons?task_family=a&task_family=b", "task_family"),
+        ("/v1/lessons?completed_from=2026-01-01&completed_from=2026-01-02", "completed_from"),
+        ("/?q=refund&q=order", "q"),
+        ("/?outcome=failure&outcome=success", "outcome"),
+        ("/runs/run-1?page=1&page=2", "page"),
+        ("/login?then=/a&then=/b", "then"),
+    ],
+)
+def test_parameter_of_one_value_is_refused_twice(served: httpx2.Client, path: str, name: str) -> None:
+    answer = served.get(path)
+    assert answer.status_code == 422
+    assert f"query.{name}: it has one value, and is given several times" in answer.text
+
+
+def test_parameter_of_several_values_is_given_several_times(served: httpx2.Client) -> None:
+    assert served.get("/v1/trajectories?outcome=failure&outcome=success&tool=a&tool=b").status_code == 200
+
+
+def test_cursor_is_of_one_list_and_its_filters(served: httpx2.Client) -> None:
+    asked = {"outcome": ["success", "failure"], "limit": 2}
+    cursor = served.get("/v1/trajectories", params=asked).json()["next_cursor"]
+    again = {"outcome": ["failure", "success"], "limit": 5, "cursor": cursor}
+    assert served.get("/v1/trajectories", params=again).status_code == 200, "whatever their order, and the page's size"
+    for path, filters in (
+        ("/v1/lessons", {"outcome": ["success", "failure"]}),
+        ("/v1/trajectories", {}),
+        ("/v1/trajectories", {"outcome": "success"}),
+        ("/v1/trajectories", {"outcome": ["success", "failure"], "execution_status": "completed"}),
+        ("/", {}),
+    ):
+        answer = served.get(path, params={**filters, "cursor": cursor})
+        assert (answer.status_code, "of another list, or of other filters" in answer.text) == (422, True), path
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/", "/families", "/docs", "/openapi.json", "/v1/trajectories", "/style.css"]
+)
+def test_head_is_answered_as_get_without_a_body(served: httpx2.Client, path: str) -> None:
+    got, asked = served.get(path), served.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert asked.headers[name] == got.headers[name]
+    assert served.head("/v1/nothing").status_code == 404
+    assert served.head("/v1/verdicts").status_code == 405
+
+
+def test_what_is_no_http_is_answered_by_a_problem(served: httpx2.Client) -> None:
+    with socket.create_connection((served.base_url.host, served.base_url.port or 80), timeout=30) as connection:
+        connection.sendall(b"NO HTTP\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["status"] == 400

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from trajectory_pipeline.demo.letta_sample import dump
 from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres, hide_credentials, normalize_postgres_url, postgres_parameters
 
 _TERMINAL_STATUSES = frozenset({"completed", "failed", "cancelled"})
@@ -26,7 +27,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """Numbers of rows in the sample; ``partitions`` are the UTC hours in which its terminal runs ended."""
+    """Numbers of rows in the sample; ``partitions`` are the UTC hours in which its terminal runs ended.
+
+    ``deleted`` are its runs that a database, which held it before, does not hold any more.
+    """
 
     organizations: int
     agents: int
@@ -37,6 +41,7 @@ class SampleCounts:
     messages: int
     partitions: int
     already_loaded: bool = False
+    deleted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ class Sample:
     def load(self, database_url: str, *, create_database: bool = False, report: Report | None = None) -> SampleCounts:
         """Load the sample, schema and rows, into an empty Postgres 14 to 18 database, in one transaction.
 
-        A database that already holds exactly the sample's runs is left unchanged. One that holds anything else in one
-        of the sample's tables is refused.
+        A database that already holds the sample's runs, or what is left of them after deletions, is left unchanged.
+        One that holds anything else in one of the sample's tables is refused.
 
         Args:
             database_url: ``postgresql://…`` or ``postgres://…``, with or without an SQLAlchemy driver.
@@ -103,9 +108,11 @@ class Sample:
             with target.connect() as connection:
                 # A concurrent load waits here, then finds the sample.
                 connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-                if self._is_loaded(connection, target):
-                    report(f"The {target.label} already holds the sample ({content}): nothing to do.")
-                    return replace(counts, already_loaded=True)
+                deleted = self._deleted_since(connection, target)
+                if deleted is not None:
+                    left = f", without {pluralize(len(deleted), 'deleted run')}" if deleted else ""
+                    report(f"The {target.label} already holds the sample ({content}{left}): nothing to do.")
+                    return replace(counts, already_loaded=True, deleted=deleted)
                 report(f"Loading {content} into the {target.label}.")
                 self._copy(connection)
         except psycopg.errors.InsufficientPrivilege as error:
@@ -134,8 +141,8 @@ class Sample:
     def _terminal_runs(self) -> list[dict[str, str | None]]:
         return [run for run in self._runs if run["status"] in _TERMINAL_STATUSES]
 
-    def _is_loaded(self, connection: psycopg.Connection, target: "_Target") -> bool:
-        """Return whether the database holds the sample; False if it has none of the sample's tables.
+    def _deleted_since(self, connection: psycopg.Connection, target: "_Target") -> frozenset[str] | None:
+        """Return which runs of the sample a database that holds it lacks; None if it has none of the sample's tables.
 
         Raises:
             SourceError: a table of the sample exists with other contents.
@@ -148,8 +155,11 @@ class Sample:
         )
         existing = [name for (name,) in found]
         if not existing:
-            return False
-        advice = "It was left unchanged. Use an empty database for the sample."
+            return None
+        advice = (
+            "It was left unchanged. Use an empty database for the sample; the demonstration's own is made anew by"
+            " `trajectory-pipeline demo --reset`."
+        )
         if "runs" not in existing:
             raise SourceError(
                 f"The {target.label} has no table public.runs, but {', '.join(existing)}, which the sample also"
@@ -172,8 +182,8 @@ class Sample:
         held = {(run_id, created_at) for run_id, created_at in rows}
         total = connection.execute("SELECT count(*) FROM public.runs").fetchone()
         count = total[0] if total else 0
-        if held == expected and count == len(expected):
-            return True
+        if held and held <= expected and count == len(held):
+            return frozenset(run_id for run_id, _ in expected - held)
         same = len(held & expected)
         raise SourceError(
             f"The {target.label} already has a table public.runs with {count} rows, of which {same} are"

@@ -26,7 +26,7 @@ from trajectory_pipeline.demo.simulated_judge.protocol import (
     ChatRequest,
     tokens_of,
 )
-from trajectory_pipeline.demo.simulated_judge.rules import SUMMARY_MARK, Answer, judge
+from trajectory_pipeline.demo.simulated_judge.rules import SUMMARY_MARK, Answer, judge, quotes
 from trajectory_pipeline.demo.simulated_judge.scripted import scripted_answer
 from trajectory_pipeline.demo.simulated_judge.transcript import (
     Transcript,
@@ -147,7 +147,6 @@ def _least_value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> A
 
 def _true_citation(transcript: Transcript | None) -> Mapping[str, str]:
     for message in transcript.messages if transcript is not None else ():
-        for line in message.text:
-            if line.strip():
-                return {"message_id": message.message_id, "quote": line.strip()[:200]}
+        for quote in quotes(message.text):
+            return {"message_id": message.message_id, "quote": quote}
     return {"message_id": "message-simulated", "quote": "simulated"}

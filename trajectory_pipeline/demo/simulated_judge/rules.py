@@ -30,6 +30,9 @@ MAX_DECISIONS = 10
 MAX_TAGS = 7
 MIN_TAGS = 3
 MAX_QUOTE = 200
+"""Characters of a quote, about: it ends with a sentence."""
+MAX_SENTENCE = 600
+"""Characters of a sentence that is quoted whole; of more, or of data, whole words or values."""
 # Beyond these a huge transcript would cost more to quote from than all the rest of an answer.
 QUOTED_RETURNS = 20
 QUOTED_LINES = 100
@@ -48,6 +51,7 @@ _GREETING = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_VALUE_END = re.compile(r"(?<=[,;}\])])(?=\s|$)|(?<=\S)(?=\s)")
 _ELISION = re.compile(r"\[…|\[\.\.\.|…")
 
 # Requests whose result is the answer's own text: only for these is an agent's text evidence.
@@ -247,11 +251,11 @@ def requirements_of(task: ShownMessage | None) -> list[str]:
         for piece in _SENTENCE_END.split(_BULLET.sub("", line).strip()):
             sentence = piece.strip()
             if _WORD.search(sentence) and not _GREETING.match(sentence):
-                sentences.append(sentence[:300])
+                sentences.append(shortened(sentence, 300))
         if len(sentences) >= MAX_REQUIREMENTS:
             break
     if not sentences:
-        sentences = [" ".join(" ".join(task.text).split())[:300]]
+        sentences = [shortened(" ".join(" ".join(task.text).split()), 300)]
     return list(dict.fromkeys(sentences))[:MAX_REQUIREMENTS]
 
 
@@ -301,7 +305,7 @@ def failure(found: Findings, statuses: Sequence[str]) -> dict[str, object] | Non
     owner, mode, other_mode = owner_and_mode(trouble)
     return {
         "evidence": trouble_evidence(trouble),
-        "reasoning": f"{REASONING_MARK}the words of the {trouble.kind} decide: {trouble.text[:160]}",
+        "reasoning": f"{REASONING_MARK}the words of the {trouble.kind} decide: {shortened(trouble.text, 160)}",
         "owner": owner,
         "mode": mode,
         "other_mode": other_mode,
@@ -350,7 +354,7 @@ def key_decisions(found: Findings) -> list[dict[str, str]]:
         decisions.append(
             {
                 "step_id": message.step_id,
-                "choice": f"Called {call.name}({call.arguments[:120]})",
+                "choice": f"Called {call.name}({shortened(call.arguments, 120)})",
                 "reason_given": first_line(message.reasoning) or "simulated rule: no reasoning stands beside the call",
             }
         )
@@ -363,10 +367,12 @@ def summary(found: Findings, statuses: Sequence[str]) -> str:
     """Write two paragraphs: what was wanted and with which tools it was approached; what came of it."""
     wanted = first_line(found.task.text) if found.task else None
     tools = list(dict.fromkeys(c.name for _, c in found.calls))
-    approach = f"The agent called {', '.join(tools[:8])}." if tools else "The agent used no tool."
+    more = [f"and {len(tools) - 8} more"] if len(tools) > 8 else []
+    approach = f"The agent called {', '.join([*tools[:8], *more])}." if tools else "The agent used no tool."
     counts = Counter(statuses)
     tally = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in sorted(counts.items()))
-    ending = f"It ended in trouble: {found.trouble.text[:200]}." if found.trouble else "No error stands at its end."
+    trouble = found.trouble and shortened(found.trouble.text, 200)
+    ending = f"It ended in trouble: {trouble}." if trouble else "No error stands at its end."
     closing = first_line(found.answer_lines)
     words = f' Its last words: "{closing}"' if closing else " It left no final text."
     return (
@@ -431,12 +437,31 @@ def first_line(lines: Iterable[str]) -> str | None:
 
 
 def quotes(lines: Iterable[str]) -> Iterator[str]:
-    """Cut each line to a length that can be cited; what a renderer left out is never part of a quote."""
+    """Return of each line what can be cited: whole sentences; what a renderer left out is never part of a quote."""
     for line in lines:
         shown = _ELISION.split(line, maxsplit=1)[0] if "…" in line or "[..." in line else line
-        quote = shown.strip()[:MAX_QUOTE].strip()
+        quote = _whole_sentences(shown.strip())
         if any(c.isalnum() for c in quote):
             yield quote
+
+
+def _whole_sentences(text: str) -> str:
+    """Return a text, or its first sentences: no mark may stand in a quote, so that none may end within a sentence."""
+    if len(text) <= MAX_QUOTE:
+        return text
+    ends = [found.start() for found in _SENTENCE_END.finditer(text[: MAX_SENTENCE + 1])]
+    if len(text) <= MAX_SENTENCE:
+        ends.append(len(text))
+    long_enough = [end for end in ends if end >= MAX_QUOTE // 2]
+    if long_enough:
+        return text[: long_enough[0]].strip()
+    values = [found.start() for found in _VALUE_END.finditer(text[: MAX_QUOTE + 1])]
+    return text[: max(values, default=MAX_QUOTE)].strip()
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text, or its beginning with a mark that it goes on."""
+    return text if len(text) <= longest else f"{text[:longest].rstrip()} …"
 
 
 def _quotable(

@@ -25,7 +25,8 @@ from trajectory_pipeline.demo.simulated_judge.rules import (
 )
 from trajectory_pipeline.demo.simulated_judge.transcript import ShownMessage, Transcript
 
-SCRIPT_MARK = "[scripted judge: a person's label] "
+SCRIPT_MARK = "[scripted judge: a person's label]"
+"""At the end of a summary: lists show its beginning, where the task and the reason stand."""
 _REASONING = "scripted: a person's label says so"
 
 _TERM = re.compile(r"\d[\d.,:]*\d|\w{3,}")
@@ -46,7 +47,7 @@ def scripted_answer(transcript: Transcript) -> Answer:
         "failure": _failure(label, shown),
         "learning": {"reasoning": _REASONING, **label["learning"]},
         "key_decisions": key_decisions(found),
-        "summary": f"{SCRIPT_MARK}{label['task']}\n\n{label['rationale']}",
+        "summary": f"{label['task']}\n\n{label['rationale']} {SCRIPT_MARK}",
         "lesson": None if label["outcome"] == "success" else label["rationale"],
         "tags": _tags(label, found.calls),
         "task_category": task_category([label["task"], *statements]),

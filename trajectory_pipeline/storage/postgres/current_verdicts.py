@@ -16,7 +16,7 @@ CURRENT_VERDICT: Final[LiteralString] = (
 OUTCOMES: Final[LiteralString] = (
     "(SELECT t.run_id, t.source, t.agent_id, t.agent_name, t.organization_id, t.end_time, t.execution_status,"
     " t.heuristic_outcome, t.heuristic_confidence, o.verdict_status, o.outcome, o.outcome_confidence, o.failure_owner,"
-    " o.failure_mode, o.tags, o.summary, o.lesson, o.requirements, o.failure"
+    " o.failure_mode, o.simulated, o.tags, o.summary, o.lesson, o.requirements, o.failure"
     f" FROM trajectory.trajectories t{CURRENT_VERDICT} WHERE t.deleted_at IS NULL)"
 )
 """In place of the view, with what search and statistics read of it."""

@@ -128,6 +128,7 @@ class SearchHit:
         heuristic_outcome: by rule, from how the run ended.
         judged_outcome: what the verdict under the current policy says; None without a verdict.
         confidence: of the judged outcome, 0–1.
+        simulated: whether the verdict is of a simulated judge, which is no model.
         summary: goal, approach and result, in the judge's words.
         lesson: what another agent should do or avoid, in the judge's words.
         evidence: quotes that the verdict rests on.
@@ -152,6 +153,7 @@ class SearchHit:
     verdict_status: str | None
     judged_outcome: str | None
     confidence: float | None
+    simulated: bool
     failure_owner: str | None
     failure_mode: str | None
     summary: str | None
@@ -186,6 +188,10 @@ _CONDITIONS = {
     "task_family": "EXISTS (SELECT FROM trajectory.task_family_runs f"
     " WHERE f.run_id = t.run_id AND f.family_id = %(task_family)s)",
 }
+_NAMED = (
+    *("agent_ids", "organization_ids", "project_ids", "sources", "tools", "models", "failure_modes", "tags"),
+    "task_family",
+)
 _OPENING = f"""
 SELECT websearch_to_tsquery('pg_catalog.simple', %(query)s)::text,
     ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase),
@@ -241,8 +247,8 @@ ORDER BY e.distance, e.run_id"""
 _DETAILS = f"""
 SELECT o.run_id, o.source, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status,
     o.heuristic_outcome, o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome,
-    o.outcome_confidence AS confidence, o.failure_owner, o.failure_mode, o.summary, o.lesson, o.requirements,
-    o.failure, s.text, f.family_id AS task_family
+    o.outcome_confidence AS confidence, coalesce(o.simulated, false) AS simulated, o.failure_owner, o.failure_mode,
+    o.summary, o.lesson, o.requirements, o.failure, s.text, f.family_id AS task_family
 FROM {OUTCOMES} o LEFT JOIN trajectory.search_texts s USING (run_id)
 LEFT JOIN trajectory.task_family_runs f USING (run_id) WHERE o.run_id = ANY(%s)"""
 _OUTCOMES = f"SELECT run_id, outcome, heuristic_outcome FROM {OUTCOMES} o WHERE run_id = ANY(%s)"
@@ -434,6 +440,23 @@ def contrast(
         sides = [side(Outcome.SUCCESS), side(Outcome.FAILURE)]
         rows = _details(connection, [run_id for one in sides for run_id in one])
         return Contrast(*(_hits(rows, question.words, one) for one in sides))
+
+
+def unknown_names(connection: psycopg.Connection, filters: SearchFilters) -> dict[str, list[str]]:
+    """Return the names in filters that no run has, by filter: ids, tools, models, tags and the like; outcomes are not.
+
+    Each is looked for alone, and one that nobody has costs a look at all runs: this is for a person, who may mistype.
+    """
+    unknown: dict[str, list[str]] = {}
+    for name in _NAMED:
+        given = getattr(filters, name)
+        for value in (given,) if isinstance(given, str) else given or ():
+            one: dict[str, Any] = {name: value if isinstance(given, str) else (value,)}
+            alone = SearchFilters(**one)
+            scope = _scope(alone, WordQuery((), (), ()))
+            if connection.execute(f"{scope.runs} LIMIT 1".encode(), scope.parameters).fetchone() is None:
+                unknown.setdefault(name, []).append(value)
+    return unknown
 
 
 def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]]:

@@ -154,7 +154,8 @@ def newest_of_families(connection: psycopg.Connection, family_ids: Sequence[str]
     """Return of each task family the newest run, one with a summary before all others: its id, summary and lesson."""
     statement = (
         "SELECT DISTINCT ON (f.family_id) f.family_id, t.run_id, t.agent_name, t.end_time, o.outcome, o.summary,"
-        f" o.lesson FROM trajectory.task_family_runs f JOIN trajectory.trajectories t USING (run_id){CURRENT_VERDICT}"
+        " o.lesson, coalesce(o.simulated, false) AS simulated"
+        f" FROM trajectory.task_family_runs f JOIN trajectory.trajectories t USING (run_id){CURRENT_VERDICT}"
         " WHERE f.family_id = ANY(%(ids)s) AND t.deleted_at IS NULL"
         " ORDER BY f.family_id, o.summary IS NULL, t.end_time DESC NULLS LAST, t.run_id"
     )

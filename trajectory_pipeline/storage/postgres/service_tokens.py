@@ -67,6 +67,11 @@ def create_token(
     return token
 
 
+def token_id_of(token: str) -> str:
+    """Return the public id of a token that ``create_token`` returned."""
+    return token.split("_")[1]
+
+
 def complete_service_role(database: TrajectoryDatabase) -> None:
     """Make what the role of clients with tenants lacks, if there is such a client: a table may have come since.
 

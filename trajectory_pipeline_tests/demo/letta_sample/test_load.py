@@ -92,6 +92,26 @@ def test_load_sample_twice_reports_nothing_to_do(empty_database: str) -> None:
     assert "nothing to do" in messages[0]
 
 
+def test_load_sample_goes_on_after_a_run_was_deleted(empty_database: str) -> None:
+    """As erasing asks for it: what is left of the sample is not another database."""
+    load_sample(empty_database)
+    (run_id, *_) = sorted(sample_terminal_run_ids())
+    do(empty_database, f"DELETE FROM public.runs WHERE id = '{run_id}'")
+    messages: list[str] = []
+    counts = load_sample(empty_database, report=messages.append)
+    assert (counts.already_loaded, counts.deleted) == (True, {run_id})
+    assert "without 1 deleted run" in messages[0]
+    assert ask(empty_database, f"SELECT count(*) FROM public.runs WHERE id = '{run_id}'") == [(0,)]
+
+
+def test_load_sample_into_a_database_without_runs_is_refused(empty_database: str) -> None:
+    """It may be a new Letta server's."""
+    load_sample(empty_database)
+    do(empty_database, "DELETE FROM public.runs")
+    with pytest.raises(SourceError, match=r"with 0 rows.*`trajectory-pipeline demo --reset`"):
+        load_sample(empty_database)
+
+
 def test_load_sample_reports_each_action(empty_database: str) -> None:
     messages: list[str] = []
     counts = load_sample(empty_database, report=messages.append)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge.injection import obey
-from trajectory_pipeline.demo.simulated_judge.rules import judge
+from trajectory_pipeline.demo.simulated_judge.rules import MAX_QUOTE, MAX_SENTENCE, judge, quotes, shortened
 from trajectory_pipeline.demo.simulated_judge.transcript import parse_transcript
 from trajectory_pipeline.judge.response_schema import NO_FAILURE, Failure, JudgeResponse
 from trajectory_pipeline_tests.demo.simulated_judge.prompts import FAILED_TOOL_RUN, ORDER_RUN
@@ -28,7 +28,7 @@ def answer_to(transcript: str) -> JudgeResponse:
         else:
             shown = transcript.split(citation.message_id, 1)[1].split("\n[", 1)[0]
         assert citation.quote in shown
-        assert len(citation.quote) <= 200
+        assert len(citation.quote) <= MAX_SENTENCE
     return checked
 
 
@@ -194,3 +194,31 @@ def test_obey_gives_top_ratings_when_instructed() -> None:
 def test_obey_without_instruction_returns_the_answer_unchanged() -> None:
     honest, obeyed = obedient(FAILED_TOOL_RUN)
     assert honest == obeyed
+
+
+LONG = "The refund of parcel TF-1001 was booked with the reference R-17, and the customer was told so by the agent"
+
+
+@pytest.mark.parametrize(
+    ("line", "quoted"),
+    [
+        (f"{LONG}. {LONG} twice.", f"{LONG}."),
+        (f"Hello. {LONG}, {LONG}, {LONG}. Bye.", f"Hello. {LONG}, {LONG}, {LONG}."),
+        (f"{LONG}, {LONG}", f"{LONG}, {LONG}"),
+        ('{"a": 1, ' + ", ".join(f'"name{n}": "value{n}"' for n in range(100)) + "}", None),
+        ("word " * 300, None),
+    ],
+)
+def test_quotes_end_with_a_sentence_or_with_a_whole_value(line: str, quoted: str | None) -> None:
+    (found,) = quotes([line])
+    assert line.startswith(found)
+    if quoted is not None:
+        assert found == quoted
+    else:
+        assert len(found) <= MAX_QUOTE
+        assert found[-1] in ",}" or line[len(found)] == " "
+
+
+def test_what_is_shortened_says_so() -> None:
+    assert shortened("short", 10) == "short"
+    assert shortened("a text that is too long", 10) == "a text tha …"

@@ -48,7 +48,7 @@ def test_scripted_verdicts_equal_the_labels(verdicts: dict[str, Row]) -> None:
 
 def test_scripted_verdicts_say_that_they_are_scripted(verdicts: dict[str, Row]) -> None:
     answered = [row for row in verdicts.values() if row["verdict_status"] != "not_eligible"]
-    assert all(row["summary"].startswith(SCRIPT_MARK) for row in answered)
+    assert all(row["summary"].endswith(SCRIPT_MARK) for row in answered)
 
 
 def test_scripted_verdicts_of_letta_code_equal_its_labels(pipeline: Pipeline, judge: SimulatedJudge) -> None:
@@ -64,7 +64,7 @@ def test_scripted_verdicts_of_letta_code_equal_its_labels(pipeline: Pipeline, ju
     assert rows.keys() == expected.keys()
     for run_id, row in rows.items():
         assert row["verdict_status"] == "judged"
-        assert row["summary"].startswith(SCRIPT_MARK)
+        assert row["summary"].endswith(SCRIPT_MARK)
         assert (row["outcome"], row["failure_owner"]) == (
             expected[run_id]["outcome"],
             expected[run_id]["failure_owner"],
