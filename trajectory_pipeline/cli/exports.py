@@ -1,17 +1,21 @@
 """The commands ``exports …``: exported datasets, those that hold a run, and how many pairs there are to export."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Column, Table
 
 from trajectory_pipeline.cli.connections import open_connections
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.export_filters import ACROSS_AGENTS, describe_passing, filter_options
+from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.text import pluralize
+
+if TYPE_CHECKING:
+    from trajectory_pipeline.pipeline.export_pairs import FamilyPairs
 
 
 @click.group("exports")
@@ -94,12 +98,8 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, across_agents: bo
         except NothingSelectedError as error:
             err.print(f"{error} {'' if error.passing is None else describe_passing(error.passing)}".rstrip())
             sys.exit(1)
-    table = Table(Column("family", no_wrap=True), "successes", "failures", "tasks", "pairs", "part at")
-    for family in families[:limit]:
-        parted_at = "" if family.parted_at is None else f"{family.parted_at:.1f}"
-        counts = map(str, (family.successes, family.failures, family.tasks, family.pairs))
-        table.add_row(family.family_id or "–", *counts, parted_at)
-    out.print(table)
+    headers = ("family", "successes", "failures", "tasks", "pairs", "part at")
+    print_table(headers, map(_cells, families[:limit]), whole=("family",), numbers=headers[1:])
     families_with = sum(family.pairs > 0 for family in families)
     out.print(
         f"{pluralize(sum(family.pairs for family in families), 'pair')} in {families_with} of {len(families)} families."
@@ -108,3 +108,8 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, across_agents: bo
         out.print(
             f"{pluralize(len(families) - limit, 'more family', 'more families')}: --limit {len(families)} lists all."
         )
+
+
+def _cells(family: "FamilyPairs") -> list[str]:
+    counts = (family.successes, family.failures, family.tasks, family.pairs)
+    return [family.family_id or "–", *map(str, counts), "" if family.parted_at is None else f"{family.parted_at:.1f}"]
