@@ -42,8 +42,14 @@ _OPTIONS = (
     click.option("--agent", "agents", multiple=True, help="Id or name."),
     click.option("--tool", "tools", multiple=True, help="That ran in it."),
     click.option("--source", "sources", multiple=True, metavar="NAME", help="From this source; letta is the database."),
-    click.option("--from", "completed_from", metavar="TIME", help="First end of a run."),
-    click.option("--to", "completed_to", metavar="TIME", help="Last end of a run, exclusive."),
+    click.option(
+        "--completed-from",
+        "--from",
+        "completed_from",
+        metavar="TIME",
+        help="Ended at this time or later; UTC without an offset.",
+    ),
+    click.option("--completed-to", "--to", "completed_to", metavar="TIME", help="Ended before this time."),
     click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave."),
     click.option("--family", "families", multiple=True, help="Id of a task family."),
 )
@@ -57,8 +63,8 @@ _OPTION_NAMES = {
     "agents": "--agent",
     "tools": "--tool",
     "sources": "--source",
-    "completed_from": "--from",
-    "completed_to": "--to",
+    "completed_from": "--completed-from",
+    "completed_to": "--completed-to",
     "labels": "--label",
     "families": "--family",
 }

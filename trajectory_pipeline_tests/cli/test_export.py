@@ -41,7 +41,7 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
         (("csv", "x", "--splits", "nan", "0.5", "0.5"), "nan is not a number"),
         (("csv", "x", "--min-confidence", "nan"), "nan is not a number"),
         (("csv", "x", "--near-duplicates", "nan"), "nan is not a number"),
-        (("csv", "x", "--from", "2026-11-03", "--to", "2026-11-01"), "must be after --from"),
+        (("csv", "x", "--from", "2026-11-03", "--to", "2026-11-01"), "must be after --completed-from"),
         (("sft", "x", "--across-agents"), "--across-agents is of dpo"),
         (("csv", "x", "--from", "soon"), "soon"),
         (("yaml", "x"), "'yaml' is not one of 'atif'"),
