@@ -44,7 +44,7 @@ _DEPTH = 100
 EXACT_RUNS = 20_000
 """Up to so many runs that pass the filters, both lists are made from all of them."""
 EXACT_RUNS_BESIDE_INDEX = 5_000
-"""The same where there is an index of meaning: it answers sooner than more runs can be looked up."""
+"""The same where an index has all that is asked for: it answers sooner than more runs can be looked up."""
 RANKED_MATCHES = 300
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
@@ -560,7 +560,8 @@ def _find(
 
 def _find_among_few(connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int) -> _Found | None:
     """Return what is found by looking at each run of a scope; None where there are too many."""
-    indexed = question.space is not None and question.space.model.indexed
+    # Words have an index always, embeddings only where there are many.
+    indexed = question.space is None or question.space.model.indexed
     few = EXACT_RUNS_BESIDE_INDEX if indexed else EXACT_RUNS
     parameters = {**scope.parameters, "few": few, "depth": depth}
     lists: sql.Composed = sql.Composed([])
