@@ -1,10 +1,12 @@
 """Which runs an export holds: ids, groups and verdicts, by filters."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.verdict_status import FIRST_RUN
 
@@ -55,8 +57,27 @@ def select_runs(
     if partition_key is not None:
         conditions.append("t.partition_key = %(partition_key)s")
         given["partition_key"] = partition_key
-    statement = _SELECT.format(conditions=" AND ".join(conditions) or "true")
-    return [SelectedRun(**row) for row in database.rows(statement, given)]
+    statement = _SELECT.format(conditions=" AND ".join(conditions) or "true").encode()
+    with (
+        database.connect(autocommit=True) as connection,
+        translating_database_errors(database.url, "Selecting runs"),
+        connection.cursor() as cursor,
+    ):
+        return [_selected(*row) for row in cursor.execute(statement, given)]
+
+
+def _selected(
+    run_id: str, partition_key: str, digest: str, conversation_id: str | None, chain: str, family_id: str | None
+) -> SelectedRun:
+    """Return a run; texts that many runs share are one object, since all runs of an export are in memory."""
+    return SelectedRun(
+        run_id,
+        sys.intern(partition_key),
+        digest,
+        conversation_id and sys.intern(conversation_id),
+        run_id if chain == run_id else chain,
+        family_id and sys.intern(family_id),
+    )
 
 
 @dataclass(frozen=True)
