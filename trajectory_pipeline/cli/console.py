@@ -8,10 +8,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+_CLOSED_PIPE = 141
+
+
+class _Console(Console):
+    """Ends the process as the signal of a closed pipe does: other codes say what a command found."""
+
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(_CLOSED_PIPE) from None
+
+
 # Plain text by default: what is printed may hold brackets, colons and ids of the user's own.
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 """Results."""
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 """Progress and errors."""
 
 _SECONDS_BETWEEN_LOG_LINES = 2

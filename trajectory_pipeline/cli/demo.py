@@ -55,6 +55,7 @@ from trajectory_pipeline.storage.postgres.embeddings import search_counts
 from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
+from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
 from trajectory_pipeline.storage.postgres.summaries import summarize_runs, trajectories_by_partition
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
@@ -160,6 +161,8 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         out.print("\nAsk the service for a run where a refund was refused, and why:")
         for how, command in commands_to_try(service).items():
             out.print(f"  {how:8} {command}")
+        if has_tokens(opened.storage.postgres):
+            out.print("There are tokens, so each of them needs one: docs/service.md says how to give it.")
         out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")

@@ -148,7 +148,7 @@ def command(
         except NothingSelectedError as error:
             err.print(str(error))
             if error.passing is not None:
-                err.print(describe_passing(error.passing))
+                err.print(f"{describe_passing(error.passing)} Nothing was written.")
             sys.exit(1)
     records = ", ".join(f"{number} {split}" for split, number in sorted(result.records.items())) or "no record"
     out.print(f"{result.selected} runs selected; {records}: {result.location}")
@@ -159,6 +159,8 @@ def command(
             err.print(f"{title}: {number} × {reason}")
     if result.policy_status:
         err.print(result.policy_status)
+    if result.simulated:
+        err.print("Some verdicts are of a simulated judge: they are no opinion.")
 
 
 def _stray_splits(records: Counter[str], shares: SplitShares) -> str:

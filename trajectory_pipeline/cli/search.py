@@ -161,7 +161,8 @@ def _print(name: str, hits: Sequence[SearchHit], *, titled: bool) -> None:
     for hit in hits:
         # Not in a table: an id may be longer than a terminal is wide.
         out.print(f"{hit.rank}. ", plain_text(hit.run_id, style="bold"), sep="")
-        out.print(indented(f"{_outcome(hit)}, {_ended(hit)}, {hit.agent_name or hit.agent_id} from {hit.source}", 3))
+        agent = hit.agent_name or hit.agent_id
+        out.print("   ", plain_text(f"{_outcome(hit)}, {_ended(hit)}, {agent} from {hit.source}"), sep="")
         for text in filter(None, (hit.summary or hit.snippet, hit.lesson and f"Lesson: {hit.lesson}")):
             out.print(indented(text, 3), soft_wrap=False)
 

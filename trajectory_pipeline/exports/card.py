@@ -1,5 +1,7 @@
 """The card of a dataset: what it holds, where it is from, and what it lacks."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +15,11 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
     simulated = " **Some verdicts are of a simulated judge: they are no opinion.**" if judge["simulated"] else ""
     return "\n".join(
         [
-            *_header(kind, manifest["records"]),
+            *_header(kind, manifest["records"], files_digest(manifest["files"])),
             "# Agent trajectories",
             "",
             kind.form.files,
+            *_NEEDS[bool(kind.form.columns)],
             "",
             "## Contents",
             "",
@@ -43,11 +46,19 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def asset_card(kind: ExportFormat, splits: Sequence[str]) -> str:
-    """Return the card of a dataset that is an asset, in folders ``hour=…``, or in one where it is of pairs."""
+def files_digest(files: Mapping[str, Any]) -> str:
+    """Return one digest of the files that a manifest names."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def asset_card(kind: ExportFormat, splits: Sequence[str], digest: str) -> str:
+    """Return the card of a dataset that is an asset, in folders ``hour=…``, or in one where it is of pairs.
+
+    ``digest`` is of all that it holds.
+    """
     return "\n".join(
         [
-            *_header(kind, splits, "pairs/" if kind.form.pairs else "hour=*/"),
+            *_header(kind, splits, digest, "pairs/" if kind.form.pairs else "hour=*/"),
             "# Agent trajectories",
             "",
             f"{kind.form.files} {_FOLDERS[kind.form.pairs]} `manifest.json` says what it holds, how it was selected and"
@@ -61,6 +72,7 @@ def asset_card(kind: ExportFormat, splits: Sequence[str]) -> str:
     )
 
 
+_NEEDS = {True: ["`datasets` 5.2 or later reads it."], False: []}
 _FOLDERS = {
     True: "All of them are in the folder `pairs`, kept up to date. There,",
     False: "One folder `hour=…` for each hour (UTC) in which runs ended, kept up to date. In each,",
@@ -73,14 +85,17 @@ def _images(kind: ExportFormat, included: bool) -> str:
     return "left out" if kind.form.images else "left out: the form has no place for them"
 
 
-def _header(kind: ExportFormat, splits: Iterable[str], folder: str = "") -> list[str]:
+def _header(kind: ExportFormat, splits: Iterable[str], digest: str, folder: str = "") -> list[str]:
     columns = kind.form.columns
     features = [line for name, kind_of in columns.items() for line in (f"    - name: {name}", f"      {kind_of}")]
     files = [line for split in splits for line in (f"      - split: {split}", f"        path: {folder}{split}.jsonl")]
     if not features or not files:
         return []
     configs = ["configs:", "  - config_name: default", "    data_files:", *files]
-    return ["---", "dataset_info:", "  features:", *features, *configs, "---", ""]
+    # `datasets` (5.2) finds what it has read before by the folder's name and by this header alone: without the digest,
+    # it would give the rows of a former dataset.
+    info = ["dataset_info:", f"  description: files {digest}", "  features:", *features]
+    return ["---", *info, *configs, "---", ""]
 
 
 def _section(title: str, name: str, number: str, counts: Mapping[str, int]) -> list[str]:

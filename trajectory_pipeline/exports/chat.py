@@ -110,10 +110,7 @@ def openai_record(run: ExportRun) -> JsonObject | NoPlace:
     end = max(place for place, one in enumerate(chat) if one["role"] == "assistant") + 1
     run.losses["messages after the agent's last"] += len(chat) - end
     chat = chat[:end]
-    defined = {tool["function"]["name"] for tool in run.tool_definitions}
-    called = {call["function"]["name"] for one in chat for call in one.get("tool_calls") or ()}
-    unknown = sorted(called - defined)
-    run.losses["definitions of tools that were called"] += len(unknown)
+    unknown = _undefined_tools(run, chat)
     named: list[JsonObject] = [{"type": "function", "function": {"name": name}} for name in unknown]
     tools = [*run.tool_definitions, *named]
     return {"messages": chat, "tools": tools} if tools else {"messages": chat}
@@ -183,5 +180,15 @@ def _askable(chat: Chat) -> Chat | NoPlace:
 
 
 def _with_tools(run: ExportRun, record: JsonObject) -> JsonObject:
+    _undefined_tools(run, [*record.get("prompt", ()), *record.get("completion", ()), *record.get("messages", ())])
     tools = run.tool_definitions
     return {**record, "tools": tools} if tools else record
+
+
+def _undefined_tools(run: ExportRun, chat: Chat) -> list[str]:
+    """Return the tools that are called and whose definition is not known, and count them."""
+    defined = {tool["function"]["name"] for tool in run.tool_definitions}
+    called = {call["function"]["name"] for one in chat for call in one.get("tool_calls") or ()}
+    unknown = sorted(called - defined)
+    run.losses["definitions of tools that were called"] += len(unknown)
+    return unknown

@@ -114,6 +114,7 @@ class ExportResult:
         left_out: runs that the filters select and the dataset lacks, by reason.
         losses: what the form cannot hold, counted in the runs that are there.
         policy_status: whether the judge's policy has passed its gates; empty where there is none.
+        simulated: whether any verdict in it is of a simulated judge.
     """
 
     location: str
@@ -122,6 +123,7 @@ class ExportResult:
     left_out: Counter[str]
     losses: Counter[str]
     policy_status: str
+    simulated: bool
 
 
 def export_dataset(
@@ -169,7 +171,9 @@ def export_dataset(
         write_file(folder / "README.md", dataset_card(manifest).encode())
         write_file(folder / MANIFEST, json_bytes(manifest))
         _publish(storage.postgres, dataset, export)
-    return ExportResult(export.location, len(selected), files.records, files.left_out, files.losses, status)
+    return ExportResult(
+        export.location, len(selected), files.records, files.left_out, files.losses, status, files.simulated
+    )
 
 
 def _publish(database: TrajectoryDatabase, dataset: NewDataset, export: Export) -> None:
@@ -214,9 +218,7 @@ def pairs_by_family(
 def _select(storage: Storage, filters: ExportFilters) -> list[SelectedRun]:
     selected = select_runs(storage.postgres, filters)
     if not selected:
-        raise NothingSelectedError(
-            "No run passes the filters. Nothing was written.", count_passing(storage.postgres, filters)
-        )
+        raise NothingSelectedError("No run passes the filters.", count_passing(storage.postgres, filters))
     return selected
 
 
@@ -292,6 +294,7 @@ class DatasetFiles:
         records: by split.
         left_out: selected runs that are not there, by reason.
         losses: what the form cannot hold of those that are there.
+        simulated: whether any verdict there is of a simulated judge.
         signatures: of those that are there, where almost equal ones are looked for.
     """
 
@@ -302,7 +305,7 @@ class DatasetFiles:
         self.losses: Counter[str] = Counter()
         self._policies: set[str] = set()
         self._models: set[str] = set()
-        self._simulated = False
+        self.simulated = False
         self._writers: list[Writer] = []
         self.signatures: dict[str, Any] = {}
         self._near_duplicates: _NearDuplicates | None = None
@@ -372,7 +375,7 @@ class DatasetFiles:
         if run.policy_id is not None:
             self._policies.add(run.policy_id)
             self._models.update([run.model] if run.model else [])
-            self._simulated = self._simulated or run.simulated
+            self.simulated = self.simulated or run.simulated
         noted = {
             "run_id": run.selected.run_id,
             "partition_key": run.selected.partition_key,
@@ -411,7 +414,7 @@ class DatasetFiles:
                 "policies": sorted(self._policies),
                 "models": sorted(self._models),
                 "status": policy_status,
-                "simulated": self._simulated,
+                "simulated": self.simulated,
             },
             "files": {name: _described(f"{self.folder}/{name}") for name in sorted(_files_below(str(self.folder)))},
         }

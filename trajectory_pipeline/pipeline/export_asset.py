@@ -52,6 +52,7 @@ from trajectory_pipeline.storage.postgres.export_registry import (
     PartitionInputs,
     Signature,
     assign_groups,
+    contents_digest,
     current_policy,
     forget_inputs,
     near_elsewhere,
@@ -218,12 +219,14 @@ def export_pairs(storage: Storage, asset: ExportAsset) -> ExportedPartition:
 
 
 def publish_card(storage: Storage, asset: ExportAsset) -> None:
-    """Write the card of the dataset, which names its splits, unless it is there.
+    """Write the card of the dataset, which names its splits and a digest of what it holds, unless it is there.
 
     Raises:
         PipelineError: the target cannot be written.
     """
-    card = asset_card(asset.options.format, splits_of(storage.postgres, asset.export))
+    held = contents_digest(storage.postgres, asset.export)
+    digest = hashlib.sha256(f"{asset.version} {held}".encode()).hexdigest()
+    card = asset_card(asset.options.format, splits_of(storage.postgres, asset.export), digest)
     write_small(asset.location, "README.md", card.encode(), asset.access)
 
 

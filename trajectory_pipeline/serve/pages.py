@@ -304,7 +304,7 @@ def _listed(row: Mapping[str, Any], service: Service) -> dict[str, Any]:
 
 
 def _title(text: str | None, run_id: str, longest: int = _LONGEST_TITLE) -> str:
-    line = " ".join((text or "").split())
+    line = " ".join("".join(each if each.isprintable() else " " for each in text or "").split())
     if len(line) > longest:
         kept = line[:longest]
         return f"{kept.rpartition(' ')[0] or kept} …"

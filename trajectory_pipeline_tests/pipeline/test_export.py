@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -124,6 +125,21 @@ def test_chats_are_read_by_datasets_without_filled_in_nulls(
     ]
     assert written
     assert [dict(one) for one in read] == written
+
+
+def test_another_dataset_in_the_place_of_one_that_was_read_is_read_anew(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` keeps what it has read by the folder's name and the card's header, and looks at no file."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+
+    for outcome in ("success", "failure"):
+        result = export(story, tmp_path / "sft", ExportFormat.SFT, ExportFilters(outcomes=(outcome,)))
+        loaded = load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))
+        assert {split: len(rows) for split, rows in loaded.items()} == dict(result.records)
+        shutil.rmtree(tmp_path / "sft")
 
 
 def test_runs_with_the_same_text_are_there_once(story: Pipeline, tmp_path: Path) -> None:

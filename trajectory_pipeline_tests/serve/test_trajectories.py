@@ -1,5 +1,6 @@
 """Runs by filters, page by page, and one trajectory, over HTTP."""
 
+import contextlib
 import json
 import socket
 
@@ -187,6 +188,21 @@ def test_head_is_answered_as_get_without_a_body(served: httpx2.Client, path: str
         assert asked.headers[name] == got.headers[name]
     assert served.head("/v1/nothing").status_code == 404
     assert served.head("/v1/verdicts").status_code == 405
+
+
+@pytest.mark.parametrize("size", [70_000, 900_000])
+def test_headers_that_are_too_long_are_refused(served: httpx2.Client, size: int) -> None:
+    with socket.create_connection((served.base_url.host, served.base_url.port or 80), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: ")
+        # The server may close the connection before all of it is sent.
+        with contextlib.suppress(OSError):
+            connection.sendall(b"a" * size + b"\r\n\r\n")
+        answered = b""
+        with contextlib.suppress(ConnectionError):
+            answered = b"".join(iter(lambda: connection.recv(4096), b""))
+    # A connection that is closed while more arrives may be reset before its answer is read.
+    assert answered.startswith(b"HTTP/1.1 431 ") or (size > 500_000 and not answered)
+    assert served.get("/health").status_code == 200
 
 
 def test_what_is_no_http_is_answered_by_a_problem(served: httpx2.Client) -> None:

@@ -45,10 +45,11 @@ WHERE x.run_id = ANY(%s) ORDER BY e.location, x.run_id"""
 # What is erased changes its digest; of what is deleted at the source the row says so.
 _STALE: LiteralString = """
 SELECT e.export_id, e.location, e.format, e.is_asset, e.written_at, count(x.run_id) AS runs,
-    count(*) FILTER (WHERE t.erased AND t.content_digest <> x.content_digest) AS erased,
-    count(*) FILTER (WHERE t.deleted_at IS NOT NULL) AS deleted
+    count(*) FILTER (WHERE is_erased) AS erased,
+    count(*) FILTER (WHERE t.deleted_at IS NOT NULL AND NOT is_erased) AS deleted
 FROM trajectory.exports e LEFT JOIN trajectory.export_runs x USING (export_id)
 LEFT JOIN trajectory.trajectories t USING (run_id)
+CROSS JOIN LATERAL (SELECT t.erased AND t.content_digest <> x.content_digest AS is_erased) one
 GROUP BY e.export_id ORDER BY e.location"""
 _INPUTS: LiteralString = """
 WITH labels AS (
@@ -191,6 +192,16 @@ def splits_of(database: TrajectoryDatabase, export: Export) -> list[str]:
         "SELECT DISTINCT split FROM trajectory.export_runs WHERE export_id = %s ORDER BY 1", [export.export_id]
     )
     return [row["split"] for row in rows]
+
+
+def contents_digest(database: TrajectoryDatabase, export: Export) -> str:
+    """Return one digest of which runs a dataset holds, with which content, outcome and split."""
+    (row,) = database.rows(
+        "SELECT coalesce(md5(string_agg(concat_ws(' ', run_id, content_digest, outcome, split), ',' ORDER BY run_id)),"
+        " '') AS digest FROM trajectory.export_runs WHERE export_id = %s",
+        [export.export_id],
+    )
+    return str(row["digest"])
 
 
 @dataclass(frozen=True, slots=True)
