@@ -18,6 +18,9 @@ class Erased(BaseModel):
     run_id: str
     partition_key: str
     erased_verdicts: int = Field(description="Verdicts whose texts went with it, now.")
+    exports: list[str] = Field(
+        description="Where exported datasets are that hold it as it was: delete them, or export them again."
+    )
 
 
 @router.delete("/trajectories/{run_id}", responses=problems(404, 409), summary="Erase a run")
@@ -29,6 +32,7 @@ def erase_trajectory(request: Request, access: Eraser, run_id: RunId) -> Erased:
     """
     # Loaded only where somebody erases: it brings pandas and scikit-learn with it.
     from trajectory_pipeline.maintenance.erase_deleted import erase_partition
+    from trajectory_pipeline.storage.postgres.export_registry import exports_holding
 
     service = service_of(request)
     with service.database.reading(access.tenants) as connection:
@@ -41,7 +45,14 @@ def erase_trajectory(request: Request, access: Eraser, run_id: RunId) -> Erased:
             "The run is not deleted at the source, and would be captured again: delete it in Letta, wait for the next"
             " capture (or ask for a materialization of it), then erase it.",
         )
-    if state["erased"]:
-        return Erased(run_id=run_id, partition_key=state["partition_key"], erased_verdicts=0)
-    result = erase_partition(parse_partition_key(state["partition_key"]), service.storage, only=[run_id])
-    return Erased(run_id=run_id, partition_key=state["partition_key"], erased_verdicts=result.erased_verdicts)
+    erased_verdicts = 0
+    if not state["erased"]:
+        partition = parse_partition_key(state["partition_key"])
+        erased_verdicts = erase_partition(partition, service.storage, only=[run_id]).erased_verdicts
+    held = exports_holding(service.storage.postgres, [run_id])
+    return Erased(
+        run_id=run_id,
+        partition_key=state["partition_key"],
+        erased_verdicts=erased_verdicts,
+        exports=[row["location"] for row in held if not row["is_current"]],
+    )

@@ -1,14 +1,18 @@
 """Erasing one run over HTTP: only what is deleted at the source, only that run, and only by who may see it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import httpx2
 import psycopg
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
+from trajectory_pipeline.exports.formats import ExportFormat
 from trajectory_pipeline.maintenance.erase_deleted import partitions_to_erase
 from trajectory_pipeline.partition_keys import partition_key
+from trajectory_pipeline.pipeline.export import ExportOptions, export_dataset
 from trajectory_pipeline.schema.enums import TokenScope
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.storage.postgres.service_access import Tenants
 from trajectory_pipeline.storage.postgres.service_tokens import create_token
 from trajectory_pipeline_tests.conftest import make_settings
@@ -19,13 +23,15 @@ from trajectory_pipeline_tests.serve.serving import serving
 from trajectory_pipeline_tests.serve.tenancy import ALL_SCOPES
 
 
-def test_one_deleted_run_is_erased_everywhere(pipeline: Pipeline, judge: SimulatedJudge) -> None:
+def test_one_deleted_run_is_erased_everywhere(pipeline: Pipeline, judge: SimulatedJudge, tmp_path: Path) -> None:
     pipeline = replace(pipeline, judge_url=judge.base_url)
     pipeline.capture(HOUR)
     first, second = sorted(pipeline.run_ids(HOUR))[:2]
     say_the_word(pipeline, first)
     pipeline.capture(HOUR)
     pipeline.refine(HOUR)
+    held = str(tmp_path / "held")
+    export_dataset(pipeline.storage, held, ExportFilters(), ExportOptions(ExportFormat.PARQUET))
     with psycopg.connect(pipeline.database_url) as connection:
         connection.execute(
             "UPDATE trajectory.trajectories SET organization_id = 'org-other' WHERE run_id <> %s", [first]
@@ -65,6 +71,7 @@ def test_one_deleted_run_is_erased_everywhere(pipeline: Pipeline, judge: Simulat
         done = erase("mine")
         assert done.status_code == 200, done.text
         assert done.json()["erased_verdicts"] >= 1
+        assert done.json()["exports"] == [held]
         assert places_of_the_word(pipeline) == set()
         erased = pipeline.ask("SELECT run_id FROM trajectory.trajectories WHERE erased")
         assert erased == [{"run_id": first}]
@@ -74,7 +81,8 @@ def test_one_deleted_run_is_erased_everywhere(pipeline: Pipeline, judge: Simulat
             connection.execute(
                 "UPDATE trajectory.trajectories SET organization_id = 'org-mine' WHERE run_id = %s", [first]
             )
-        assert erase("mine").json()["erased_verdicts"] == 0
+        again = erase("mine").json()
+        assert (again["erased_verdicts"], again["exports"]) == (0, [held])
     # Capturing again brings nothing back.
     pipeline.capture(HOUR)
     assert places_of_the_word(pipeline) == set()
