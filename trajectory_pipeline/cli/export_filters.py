@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from trajectory_pipeline.cli.filter_options import COMPLETED_FROM, COMPLETED_TO, option_names
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import parse_timestamp
 from trajectory_pipeline.schema.enums import Outcome
@@ -42,32 +43,13 @@ _OPTIONS = (
     click.option("--agent", "agents", multiple=True, help="Id or name."),
     click.option("--tool", "tools", multiple=True, help="That ran in it."),
     click.option("--source", "sources", multiple=True, metavar="NAME", help="From this source; letta is the database."),
-    click.option(
-        "--completed-from",
-        "--from",
-        "completed_from",
-        metavar="TIME",
-        help="Ended at this time or later; UTC without an offset.",
-    ),
-    click.option("--completed-to", "--to", "completed_to", metavar="TIME", help="Ended before this time."),
+    COMPLETED_FROM,
+    COMPLETED_TO,
     click.option("--label", "labels", multiple=True, type=_OUTCOMES, help="Outcome that a person gave."),
     click.option("--family", "families", multiple=True, help="Id of a task family."),
 )
 _NAMES = [field.name for field in fields(ExportFilters)]
 _TIMES = ("completed_from", "completed_to")
-_OPTION_NAMES = {
-    "outcomes": "--outcome",
-    "judged_only": "--judged",
-    "min_confidence": "--min-confidence",
-    "min_learning_value": "--min-learning-value",
-    "agents": "--agent",
-    "tools": "--tool",
-    "sources": "--source",
-    "completed_from": "--completed-from",
-    "completed_to": "--completed-to",
-    "labels": "--label",
-    "families": "--family",
-}
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,9 +62,9 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             filters = ExportFilters(**{**values, **times})
         except ValueError as error:
-            text = str(error)
+            text, options_of = str(error), option_names(click.get_current_context().command)
             for name in _TIMES:
-                text = text.replace(name, _OPTION_NAMES[name])
+                text = text.replace(name, options_of[name])
             raise PipelineError(f"{text}.") from None
         return command(filters=filters, **options)
 
@@ -98,11 +80,14 @@ def describe_passing(passing: PassingRuns) -> str:
             "The database holds no run: materialize trajectories first, or name another database in"
             " TRAJECTORY_DATABASE_URL, or another folder in TRAJECTORY_DATA_FOLDER."
         )
-    counts = ", ".join(f"{runs} {_as_option(name, value)}" for (name, value), runs in passing.by_condition.items())
+    options = option_names(click.get_current_context().command)
+    counts = ", ".join(
+        f"{runs} {_as_given(options[name], value)}" for (name, value), runs in passing.by_condition.items()
+    )
     return f"Of {pluralize(passing.runs, 'run')}, each by itself leaves: {counts}."
 
 
-def _as_option(name: str, value: Any) -> str:
+def _as_given(option: str, value: Any) -> str:
     if value is True:
-        return _OPTION_NAMES[name]
-    return f"{_OPTION_NAMES[name]} {value.isoformat() if isinstance(value, datetime) else value}"
+        return option
+    return f"{option} {value.isoformat() if isinstance(value, datetime) else value}"

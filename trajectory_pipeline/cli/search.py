@@ -9,6 +9,7 @@ import click
 
 from trajectory_pipeline.cli.connections import Connections, open_connections
 from trajectory_pipeline.cli.console import err, out
+from trajectory_pipeline.cli.filter_options import COMPLETED_FROM, COMPLETED_TO, option_names
 from trajectory_pipeline.cli.render_trajectory import indented, plain_text
 from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.partition_keys import parse_timestamp
@@ -35,14 +36,8 @@ _OPTIONS = (
     click.option("--agent", "agent_ids", multiple=True, metavar="ID", help="Of this agent."),
     click.option("--organization", "organization_ids", multiple=True, metavar="ID", help="Of this organization."),
     click.option("--project", "project_ids", multiple=True, metavar="ID", help="Of this project."),
-    click.option(
-        "--completed-from",
-        "--from",
-        "start",
-        metavar="TIME",
-        help="Ended at this time or later; UTC without an offset.",
-    ),
-    click.option("--completed-to", "--to", "end", metavar="TIME", help="Ended before this time."),
+    COMPLETED_FROM,
+    COMPLETED_TO,
     click.option("--outcome", "outcomes", multiple=True, type=_OUTCOMES, help="With a verdict that says so."),
     click.option("--heuristic-outcome", "heuristic_outcomes", multiple=True, type=_OUTCOMES, help="By rule."),
     click.option("--tool", "tools", multiple=True, metavar="NAME", help="In which this tool ran."),
@@ -77,8 +72,8 @@ def command(
     query: str,
     k: int,
     mode: SearchMode,
-    start: str | None,
-    end: str | None,
+    completed_from: str | None,
+    completed_to: str | None,
     *,
     contrasting: bool,
     as_json: bool,
@@ -95,10 +90,10 @@ def command(
       trajectory-pipeline search '"out for delivery" address -express' --from 2026-11-01
       trajectory-pipeline search 'change of an address' --contrast --k 3
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    first = None if start is None else parse_timestamp(start)
-    after_last = None if end is None else parse_timestamp(end)
+    first = None if completed_from is None else parse_timestamp(completed_from)
+    after_last = None if completed_to is None else parse_timestamp(completed_to)
     if first and after_last and first >= after_last:
-        raise PipelineError(f"--completed-from ({start}) must be before --completed-to ({end}).")
+        raise PipelineError(f"--completed-from ({completed_from}) must be before --completed-to ({completed_to}).")
     allowed = SearchFilters(completed_from=first, completed_to=after_last, **filters)
     opened = open_connections()
     database = opened.storage.postgres
@@ -139,7 +134,7 @@ def command(
 
 def _unknown(names: Mapping[str, Sequence[str]]) -> str:
     """Return a sentence about names that no run has, by parameter."""
-    options = {str(one.name): one.opts[0] for one in command.params}
+    options = option_names(command)
     told = " and ".join(f"{options[name]} {', '.join(values)}" for name, values in names.items())
     return f"No run has {told}: check the spelling. What a run has, `search QUERY --json` and `show RUN` say."
 

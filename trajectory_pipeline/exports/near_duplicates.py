@@ -15,7 +15,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from trajectory_pipeline.exports.source import ExportRun
-from trajectory_pipeline.exports.text_digest import said_in
+from trajectory_pipeline.exports.text_digest import message_texts
 
 _WORDS_IN_SEQUENCE = 5
 _PERMUTATIONS, _SCHEME = 128, "affine32"
@@ -28,7 +28,7 @@ Signature = Any
 
 def signature_of(run: ExportRun) -> Signature:
     """Return the signature of what a run says."""
-    words = [word for text in said_in(run) for word in _WORD.findall(text.lower())]
+    words = [word for text in message_texts(run) for word in _WORD.findall(text.lower())]
     last = max(1, len(words) - _WORDS_IN_SEQUENCE + 1)
     sequences = {" ".join(words[at : at + _WORDS_IN_SEQUENCE]).encode() for at in range(last)}
     minhash = MinHash(_PERMUTATIONS, scheme=_SCHEME)

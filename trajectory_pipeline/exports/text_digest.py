@@ -8,7 +8,7 @@ from dataclasses import replace
 from trajectory_pipeline.exports.source import ExportRun, images_in, text_of
 
 
-def said_in(run: ExportRun) -> Iterator[str]:
+def message_texts(run: ExportRun) -> Iterator[str]:
     """Yield what the messages of a run say, each after what kind of text it is; ids are no part of it."""
     quiet = replace(run, losses=Counter())
     for _, messages in quiet.turns():
@@ -20,7 +20,7 @@ def said_in(run: ExportRun) -> Iterator[str]:
                 yield f"return: {one['text']}"
 
 
-def _shown_in(run: ExportRun) -> Iterator[str]:
+def _image_texts(run: ExportRun) -> Iterator[str]:
     """Yield the images of a run, each after the number of its message; one without its content as Letta stored it."""
     messages = (message for _, messages in replace(run, losses=Counter()).turns() for message in messages)
     for number, message in enumerate(messages):
@@ -35,7 +35,7 @@ def text_digest(run: ExportRun) -> str:
     Images are part of it where they are passed on: without them, runs that differ in nothing else give equal records.
     """
     digest = hashlib.sha256()
-    for text in (f"told: {run.system_prompt}", *said_in(run), *(_shown_in(run) if run.with_images else ())):
+    for text in (f"told: {run.system_prompt}", *message_texts(run), *(_image_texts(run) if run.with_images else ())):
         encoded = text.encode(errors="surrogatepass")
         digest.update(b"%d " % len(encoded) + encoded)
     return digest.hexdigest()

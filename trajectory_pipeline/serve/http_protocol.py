@@ -32,7 +32,7 @@ class ProblemProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
             ValueError: they are too long; the parser ends with that.
         """
         self._head = None
-        if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEADER_BYTES:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEADER_BYTES:
             self._is_too_long = True
             raise ValueError("the headers are too long")
         super().on_headers_complete()

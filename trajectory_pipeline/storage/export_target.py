@@ -47,12 +47,11 @@ class NewDataset:
         self._target, self._filesystem, self._path = target, filesystem, path
 
     def publish(self) -> None:
-        """Put it into its place.
+        """Put it into its place, which must be vacant.
 
         Raises:
-            PipelineError: something is there, or it cannot be written; nothing of the dataset is left there.
+            PipelineError: it cannot be written; nothing of the dataset is left there.
         """
-        self.require_vacant()
         with _translating(self._target):
             if not isinstance(self._filesystem, LocalFileSystem):
                 _copy(self._filesystem, self._path, self.folder)

@@ -24,7 +24,7 @@ def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
 def test_no_id_is_cut_at_any_width(screen: Console) -> None:
     rows = [[ID, f"agent-{ID}\nof two lines", "some words " * 20 + ID, "12"] for _ in range(3)]
     print_table(("run", "who", "what", "count"), rows, whole=("run", "who"), numbers=("count",))
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # its file is a StringIO
     assert shown.count(f"agent-{ID}") == 3
     assert sum(f"│ {ID} │" in line for line in shown.splitlines()) == 3
     assert "…" not in shown
@@ -34,7 +34,7 @@ def test_no_id_is_cut_at_any_width(screen: Console) -> None:
 
 def test_table_is_no_wider_than_the_terminal_where_it_fits(screen: Console) -> None:
     print_table(("id", "what"), [["3f2a91bc04de", "some words " * 20]], whole=("id",))
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # its file is a StringIO
     if screen.width > 40:
         assert max(map(len, shown.splitlines())) <= screen.width
 

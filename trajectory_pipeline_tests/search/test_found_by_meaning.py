@@ -16,7 +16,7 @@ class Hit:
 NEAR, FAR, BY_WORDS = Hit(None, 0.31), Hit(None, 0.174), Hit(1, None)
 
 
-def test_nearest_similarity_is_said_where_no_word_matches() -> None:
+def test_nearest_similarity_is_reported_where_no_word_matches() -> None:
     said = found_by_meaning_alone([FAR, NEAR], "hybrid")
     assert said is not None
     assert "No run that was found has a word of the query" in said
@@ -26,5 +26,5 @@ def test_nearest_similarity_is_said_where_no_word_matches() -> None:
 @pytest.mark.parametrize(
     ("hits", "mode"), [([NEAR, BY_WORDS], "hybrid"), ([], "hybrid"), ([NEAR], "meaning"), ([BY_WORDS], "words")]
 )
-def test_nothing_is_said_where_a_word_matches_or_none_was_searched(hits: list[Hit], mode: str) -> None:
+def test_nothing_is_reported_where_a_word_matches_or_none_was_searched(hits: list[Hit], mode: str) -> None:
     assert found_by_meaning_alone(hits, mode) is None

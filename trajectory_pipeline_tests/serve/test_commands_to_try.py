@@ -35,7 +35,7 @@ CALL = [sys.executable, "-m", "trajectory_pipeline.serve.mcp_call"]
         (["http://127.0.0.1:1/mcp", "list_runs", "[]"], "write a JSON object"),
     ],
 )
-def test_wrong_call_from_a_shell_is_refused_in_words(arguments: list[str], words: str) -> None:
+def test_wrong_call_from_a_shell_gets_a_clear_error(arguments: list[str], words: str) -> None:
     done = subprocess.run([*CALL, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert words in done.stderr
