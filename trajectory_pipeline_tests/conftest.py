@@ -231,9 +231,10 @@ def story(make_own_settings: Callable[[], Settings], running_judge: SimulatedJud
     pipeline = Pipeline(source, str(settings.storage.database_url), folder, running_judge.base_url, SCRIPTED_MODEL)
     hours = list(STORY.partitions())
     pipeline.capture(*hours)
-    run = pipeline.refine_range(hours)
-    for hour in hours:
-        run.publish(hour)
+    with pipeline.storage.pooled() as storage:
+        run = pipeline.refine_range(hours, storage)
+        for hour in hours:
+            run.publish(hour)
     write_labels(TrajectoryDatabase(pipeline.database_url), sample_labels())
     return pipeline
 

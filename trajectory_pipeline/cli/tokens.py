@@ -15,6 +15,7 @@ from trajectory_pipeline.storage.postgres.service_tokens import (
     create_token,
     list_tokens,
     revoke_token,
+    tenants_without_runs,
     token_id_of,
 )
 from trajectory_pipeline.urls import describe_postgres
@@ -75,6 +76,8 @@ def create_command(
         f"Token {token_id_of(token)} is stored in {describe_postgres(database.url)}. Keep it like a password; it is not"
         " shown again."
     )
+    if tenants is not None and (missing := tenants_without_runs(database, tenants)):
+        err.print(f"No run of {', '.join(missing)} is stored so far: check the id if there should be.")
     click.echo(token)
 
 

@@ -17,10 +17,10 @@ from trajectory_pipeline.serve.mcp_endpoint import McpEndpoint
 from trajectory_pipeline.serve.models import Health
 from trajectory_pipeline.serve.pipeline_metrics import PipelineMetrics
 from trajectory_pipeline.serve.problems import ProblemDetail, add_handlers, problems
+from trajectory_pipeline.serve.query_parameters import check_parameters
 from trajectory_pipeline.serve.quick_get import QuickGet
 from trajectory_pipeline.serve.request_frame import RequestFrame
 from trajectory_pipeline.serve.service import Service
-from trajectory_pipeline.serve.single_values import refuse_repeated
 
 _ROUTERS = (
     trajectories.router,
@@ -52,7 +52,7 @@ def create_app(service: Service) -> ASGIApp:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(refuse_repeated)],
+        dependencies=[Depends(check_parameters)],
         separate_input_output_schemas=False,
     )
     app.state.service = service

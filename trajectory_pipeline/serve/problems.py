@@ -138,7 +138,9 @@ def add_handlers(app: FastAPI) -> None:
 
     def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return problem_response(request.scope, 422, sentences(error.errors()))
+        errors = error.errors()
+        status = 400 if any(one["type"] == "json_invalid" for one in errors) else 422
+        return problem_response(request.scope, status, sentences(errors))
 
     def on_pipeline_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PipelineError)  # noqa: S101

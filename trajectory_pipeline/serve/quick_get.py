@@ -30,7 +30,8 @@ class QuickGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        found = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
+        is_plain = scope["type"] == "http" and scope["method"] == "GET" and not scope["query_string"]
+        found = _PATH.fullmatch(scope["path"]) if is_plain else None
         if found is None:
             await self._app(scope, receive, send)
             return

@@ -7,6 +7,7 @@ import pytest
 from trajectory_pipeline.cli import console
 from trajectory_pipeline.urls import describe_postgres
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
+from trajectory_pipeline_tests.serve.tenancy import insert_run
 
 ORGANIZATIONS = ("org-e7802658-9624-43b0-b11e-a47969ef2839", "org-11111111-2222-3333-4444-555555555555")
 
@@ -28,6 +29,16 @@ def test_token_is_revoked_by_what_was_shown(
     assert "revoked" in squeezed(run_command("tokens", "list", **databases))
     again = run_command("tokens", "revoke", shown[0], **databases)
     assert (again.exit_code, "There is no token" in squeezed(again)) == (2, True)
+
+
+def test_tenant_without_runs_is_told(run_command: Command, databases: dict[str, str]) -> None:
+    """A token for a misspelled organization would find nothing, and no one would know why."""
+    insert_run(databases["TRAJECTORY_DATABASE_URL"], "run-1", "org-there")
+    named = ["--organization", "org-there", "--organization", "org-tehre", "--agent", "org-there"]
+    made = run_command("tokens", "create", "team", *named, **databases)
+    assert made.exit_code == 0, made.output
+    assert "No run of org-tehre, org-there is stored so far" in squeezed(made)
+    assert "No run" not in run_command("tokens", "create", "team", *named[:2], **databases).stderr
 
 
 def test_command_says_that_it_made_new_databases(

@@ -46,6 +46,7 @@ from trajectory_pipeline.storage.postgres.partition_writer import PartitionTrans
 from trajectory_pipeline.storage.postgres.verdict_status import unpublished_partitions
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row
 from trajectory_pipeline_tests.pipeline.test_source_changes import delete_run, some_run
 
@@ -228,7 +229,10 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(("step", "number", "after"), STEPS)
+@pytest.mark.parametrize(
+    ("step", "number", "after"),
+    some_heavy(STEPS, ("remove_rows", 0, False), ("record_pruned", 1, True), ("remove_files", 0, True)),
+)
 def test_prune_crash_is_completed_by_the_next_prune(
     judged: Pipeline, monkeypatch: pytest.MonkeyPatch, step: str, number: int, *, after: bool
 ) -> None:

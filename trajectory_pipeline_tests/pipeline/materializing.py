@@ -116,19 +116,17 @@ class Pipeline:
     ) -> TrajectoriesResult:
         return materialize_trajectories(hour, storage or self.storage, together=together)
 
-    def refine(self, hour: datetime, *, concurrency: int | None = None, **options: Any) -> JudgingResult:
+    def refine(
+        self, hour: datetime, *, concurrency: int | None = None, storage: Storage | None = None, **options: Any
+    ) -> JudgingResult:
         judge = replace(self.judge, concurrency=concurrency or self.concurrency)
-        run = JudgingRun(self.storage, judge, order=self.order, **options)
+        run = JudgingRun(storage or self.storage, judge, order=self.order, **options)
         run.judge_partitions([hour])
         return run.publish(hour)
 
-    def refine_range(self, hours: Sequence[datetime]) -> JudgingRun:
+    def refine_range(self, hours: Sequence[datetime], storage: Storage | None = None) -> JudgingRun:
         """Judge partitions together, as a run of a range does; the caller publishes each."""
-        run = JudgingRun(
-            self.storage,
-            self.judge,
-            order=self.order,
-        )
+        run = JudgingRun(storage or self.storage, self.judge, order=self.order)
         run.judge_partitions(hours)
         return run
 

@@ -41,7 +41,8 @@ def asset(target: str, form: ExportFormat = ExportFormat.SFT) -> ExportAsset:
 def export_stale(story: Pipeline, one: ExportAsset) -> dict[str, bool]:
     """Export what is stale; returns which partitions had files replaced."""
     keys = stale_partitions(story.database, one)
-    done = {key: export_partition(parse_partition_key(key), story.storage, one).replaced for key in keys}
+    with story.storage.pooled() as storage:
+        done = {key: export_partition(parse_partition_key(key), storage, one).replaced for key in keys}
     assert stale_partitions(story.database, one) == []
     return done
 
@@ -168,7 +169,8 @@ def test_run_almost_the_same_as_one_in_another_partition_is_left_out(
     one = asset(str(tmp_path))
     one = replace(one, options=replace(one.options, near_duplicates=threshold))
     keys = export_stale(own_story, one)
-    assert not any(export_partition(parse_partition_key(key), own_story.storage, one).replaced for key in keys)
+    with own_story.storage.pooled() as storage:
+        assert not any(export_partition(parse_partition_key(key), storage, one).replaced for key in keys)
     hour = busiest(own_story)
     (run, *_) = own_story.ask(
         "SELECT run_id FROM trajectory.export_runs WHERE partition_key = %s ORDER BY 1", hour_key(hour)

@@ -180,13 +180,13 @@ def test_full_file_begins_another_batch(
 @pytest.mark.parametrize(
     "plan",
     [
-        {"end": "expired", "answered": 0.5},
+        pytest.param({"end": "expired", "answered": 0.5}, marks=pytest.mark.heavy),
         {"end": "expired", "answered": 0.5, "lines": ["missing"]},
-        {"end": "expired", "answered": 0.0},
+        pytest.param({"end": "expired", "answered": 0.0}, marks=pytest.mark.heavy),
         {"end": "failed"},
         {"lines": ["shuffled", "duplicate", "foreign", "malformed"]},
         {"wire": ["content_lost"]},
-        {"wire": ["no_metadata"]},
+        pytest.param({"wire": ["no_metadata"]}, marks=pytest.mark.heavy),
     ],
     ids=lambda plan: "-".join(map(str, (*plan.get("lines", ()), *plan.get("wire", ()), plan.get("end", "")))),
 )
@@ -261,13 +261,17 @@ def test_answers_in_no_file_are_booked_as_lost(captured: Pipeline, judge: Simula
 
 @pytest.mark.parametrize(
     ("fault", "error_class"),
-    [
+    some_heavy(
+        [
+            ("rate_limit_bare", "rate_limited"),
+            ("server_error", "server_error"),
+            ("refusal", "refused"),
+            ("content_filter_request", "content_filter"),
+            ("null_content", "no_answer"),
+        ],
         ("rate_limit_bare", "rate_limited"),
-        ("server_error", "server_error"),
         ("refusal", "refused"),
-        ("content_filter_request", "content_filter"),
-        ("null_content", "no_answer"),
-    ],
+    ),
 )
 def test_line_with_error_has_the_class_of_a_call(
     captured: Pipeline, judge: SimulatedJudge, fault: str, error_class: str

@@ -104,7 +104,7 @@ KILLED_AT: dict[str, tuple[Any, str, bool]] = {
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", some_heavy([1, 3], 1))
-@pytest.mark.parametrize("where", KILLED_AT)
+@pytest.mark.parametrize("where", some_heavy(KILLED_AT, "before the ledger", "before the commit"))
 def test_publication_after_a_kill_heals_at_the_next_tick(
     captured: Pipeline, judge: SimulatedJudge, where: str, number: int
 ) -> None:

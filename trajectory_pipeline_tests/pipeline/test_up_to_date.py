@@ -20,6 +20,7 @@ from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.types import Table
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline_tests.letta_sample import sample_partitions
+from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, some_run
 
 HOUR = max(sample_partitions().items(), key=lambda item: item[1])[0]
@@ -126,7 +127,7 @@ _AT_THE_SOURCE = {
 }
 
 
-@pytest.mark.parametrize("change", _AT_THE_SOURCE)
+@pytest.mark.parametrize("change", some_heavy(_AT_THE_SOURCE, "a message", "an agent's name", "a column"))
 def test_changed_source_is_read(captured: Pipeline, work: list[str], change: str) -> None:
     captured.change_source(_AT_THE_SOURCE[change].format(run=some_run(captured)))
     read, converted = again(captured)
@@ -182,7 +183,9 @@ _IN_POSTGRES = {
 }
 
 
-@pytest.mark.parametrize("damage", _IN_POSTGRES)
+@pytest.mark.parametrize(
+    "damage", some_heavy(_IN_POSTGRES, "a row is edited", "the ledger is lost", "a note asks for it")
+)
 def test_changed_rows_in_postgres_are_rewritten(captured: Pipeline, work: list[str], damage: str) -> None:
     files, places = captured.files(), captured.ask(_PLACES)
     rows = captured.ask(_ROWS)

@@ -65,9 +65,10 @@ def sample(
     pipeline = Pipeline(letta, trajectory, tmp_path_factory.mktemp("parquet"), running_judge.base_url)
     running_judge.reset_calls()
     hours = list(sample_partitions())
-    read = {hour: pipeline.read(hour) for hour in hours}
-    converted = {hour: pipeline.convert(hour) for hour in hours}
-    refined = {hour: pipeline.refine(hour) for hour in hours}
+    with pipeline.storage.pooled() as storage:
+        read = {hour: pipeline.read(hour, storage=storage) for hour in hours}
+        converted = {hour: pipeline.convert(hour, storage=storage) for hour in hours}
+        refined = {hour: pipeline.refine(hour, storage=storage) for hour in hours}
     rows = {row["run_id"]: row for hour in hours for row in pipeline.parquet(TRAJECTORIES, hour)}
     yield Sample(pipeline, read, converted, refined, running_judge.calls(0), rows)
     for name in names.values():

@@ -93,3 +93,21 @@ def make_tenants(url: str) -> Tokens:
     }
     revoke_token(database, tokens["revoked"].split("_")[1])
     return Tokens(tokens, runs, {MINE: frozenset(agents[::2]), OTHER: frozenset(agents[1::2])})
+
+
+def insert_run(url: str, run_id: str, organization: str) -> None:
+    """Insert a run with the least that the table takes."""
+    with psycopg.connect(url) as connection:
+        columns = connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attnotnull AND attnum > 0"
+            " AND attrelid = 'trajectory.trajectories'::regclass"
+        ).fetchall()
+        of_type = {"text[]": "'{}'", "jsonb": "'{}'", "timestamp with time zone": "now()", "boolean": "false"}
+        values = [
+            f"'{run_id}'" if name == "run_id" else "''" if kind == "text" else of_type.get(kind, "0")
+            for name, kind in columns
+        ]
+        connection.execute(
+            f"INSERT INTO trajectory.trajectories (organization_id, {', '.join(name for name, _ in columns)})"
+            f" VALUES ('{organization}', {', '.join(values)})".encode()
+        )

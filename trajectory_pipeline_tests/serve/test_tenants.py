@@ -31,7 +31,7 @@ from trajectory_pipeline.storage.postgres.service_role import (
 from trajectory_pipeline.storage.postgres.service_tokens import create_token, find_token, list_tokens, revoke_token
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline_tests.conftest import make_settings
-from trajectory_pipeline_tests.serve.tenancy import ALL_SCOPES, MINE, OTHER, Tokens
+from trajectory_pipeline_tests.serve.tenancy import ALL_SCOPES, MINE, OTHER, Tokens, insert_run
 
 ONLY_MINE = Tenants(frozenset({MINE}), frozenset())
 NOBODY = Tenants(frozenset({"org-nobody"}), frozenset())
@@ -358,24 +358,6 @@ def login(make_database: Callable[[str | None], str]) -> Callable[..., tuple[str
         return url, f"postgresql://{name}:x@{place}"
 
     return make
-
-
-def insert_run(url: str, run_id: str, organization: str) -> None:
-    """Insert a run with the least that the table takes."""
-    with psycopg.connect(url) as connection:
-        columns = connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attnotnull AND attnum > 0"
-            " AND attrelid = 'trajectory.trajectories'::regclass"
-        ).fetchall()
-        of_type = {"text[]": "'{}'", "jsonb": "'{}'", "timestamp with time zone": "now()", "boolean": "false"}
-        values = [
-            f"'{run_id}'" if name == "run_id" else "''" if kind == "text" else of_type.get(kind, "0")
-            for name, kind in columns
-        ]
-        connection.execute(
-            f"INSERT INTO trajectory.trajectories (organization_id, {', '.join(name for name, _ in columns)})"
-            f" VALUES ('{organization}', {', '.join(values)})".encode()
-        )
 
 
 def test_owner_who_is_no_superuser_makes_the_role_and_reads_under_it(login: Callable[..., tuple[str, str]]) -> None:

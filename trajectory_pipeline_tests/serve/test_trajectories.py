@@ -158,6 +158,21 @@ def test_parameter_of_one_value_is_refused_twice(served: httpx2.Client, path: st
     assert f"query.{name}: it has one value, and is given several times" in answer.text
 
 
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/v1/trajectories/run-1?fields=x", "query.fields: it is not known here: leave it out."),
+        ("/v1/search?q=x&outcom=failure", "query.outcom: it is not known here: leave it out, or take one of "),
+        ("/v1/statistics?day=1", "query.day: it is not known here: leave it out, or take one of "),
+        ("/v1/lessons?x%0Ay=1", "query: it is not known here"),
+    ],
+)
+def test_unknown_parameter_is_refused(served: httpx2.Client, path: str, detail: str) -> None:
+    """A misspelled filter would find everything."""
+    answer = served.get(path)
+    assert (answer.status_code, answer.json()["detail"].startswith(detail)) == (422, True), answer.text
+
+
 def test_parameter_of_several_values_is_given_several_times(served: httpx2.Client) -> None:
     assert served.get("/v1/trajectories?outcome=failure&outcome=success&tool=a&tool=b").status_code == 200
 

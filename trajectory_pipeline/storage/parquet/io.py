@@ -106,9 +106,9 @@ def _leaves_of(file: pq.ParquetFile) -> set[str]:
 def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
     """Write a file, and return its rows; errors of the storage become ``SinkError``, those of the origin pass."""
     rows = 0
-    remaining = _row_groups(batches)
-    first = next(remaining, None)
-    small = first is None or _bytes_of(first) < _SMALL_BYTES
+    groups = _row_groups(batches)
+    size, first = next(groups, (0, None))
+    small = size < _SMALL_BYTES
     schema = arrow_schema(table)
     with filesystems.translating_write_errors(target):
         writer = pq.ParquetWriter(
@@ -119,7 +119,7 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
             **(_SMALL_FILE_OPTIONS if small else _LARGE_FILE_OPTIONS),
         )
     try:
-        for group in chain(() if first is None else (first,), remaining):
+        for group in chain(() if first is None else (first,), (group for _, group in groups)):
             with filesystems.translating_write_errors(target):
                 writer.write_table(group)
             rows += group.num_rows
@@ -134,8 +134,8 @@ def write_rows(handle: IO[bytes], target: str, table: Table, batches: Iterable[p
     return rows
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield row groups, cut and laid out by what the rows hold, however they are divided into batches.
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
+    """Yield row groups with their bytes, cut and laid out by what the rows hold, however they came in batches.
 
     So rows that were read again, or merged with others, give the same bytes.
     """
@@ -153,14 +153,10 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             size = int(ends[min(last, batch.num_rows) - 1])
             if size < _ROW_GROUP_BYTES:
                 break
-            yield pa.Table.from_batches(group).combine_chunks()
+            yield size, pa.Table.from_batches(group).combine_chunks()
             group, first, ends, size = [], last, ends - size, 0
     if group:
-        yield pa.Table.from_batches(group).combine_chunks()
-
-
-def _bytes_of(group: pa.Table) -> int:
-    return sum(int(np.ptp(_bytes_before(batch.to_struct_array())[[0, -1]])) for batch in group.to_batches())
+        yield size, pa.Table.from_batches(group).combine_chunks()
 
 
 def _bytes_before(column: Any) -> "np.ndarray[Any, np.dtype[np.int64]]":

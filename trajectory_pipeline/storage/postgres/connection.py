@@ -38,18 +38,17 @@ _OUR_POLICIES = (
     " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'trajectory_service'"
     " AND pg_has_role(r.oid, 'USAGE'))"
 )
-_BEGIN = ", ".join(
+_IS_OWNER = (
+    "coalesce((SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c"
+    " WHERE c.oid = to_regclass('trajectory.trajectories')), false)"
+)
+_FIXED = ", ".join(
     (
         # Setting one and putting it back takes longer than looking whether it is so anyway.
         *(
             f"CASE WHEN current_setting('{name}') <> '{value}' THEN set_config('{name}', '{value}', true) END"
             for name, value in _SETTINGS.items()
         ),
-        # A policy that hides rows is an error: what is hidden would look deleted. Those of the service hide none, and
-        # no policy concerns the owner of the tables.
-        "CASE WHEN coalesce((SELECT NOT pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c"
-        f" WHERE c.oid = to_regclass('trajectory.trajectories')), true) AND {_OUR_POLICIES}"
-        " THEN set_config('row_security', 'on', true) ELSE set_config('row_security', 'off', true) END",
         "CASE WHEN current_setting('server_version_num')::int >= 170000"
         " THEN set_config('transaction_timeout', '0', true) END",
         # With "replica", no foreign key and no trigger would hold. Only superusers may set it, so only where needed.
@@ -58,6 +57,12 @@ _BEGIN = ", ".join(
         # What a call cost must not be forgotten in a crash of the server.
         "CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END",
     )
+)
+# A policy that hides rows is an error: what is hidden would look deleted. Those of the service hide none, and no policy
+# concerns the owner of the tables.
+_ROW_SECURITY = (
+    f"CASE WHEN NOT {_IS_OWNER} AND {_OUR_POLICIES}"
+    " THEN set_config('row_security', 'on', true) ELSE set_config('row_security', 'off', true) END"
 )
 
 _FRAMING = re.compile(
@@ -157,15 +162,25 @@ def translating_database_errors(url: str, doing: str) -> Iterator[None]:
 
 
 _SEARCH_PATH = "set_config('search_path', 'pg_catalog', true)"
-BEGIN = f"SELECT {_BEGIN}, {_SEARCH_PATH}"
-"""States what a transaction needs; the first statement in each one. It holds until its end."""
-BEGIN_PREPARED = (Prepared(f"SELECT {_BEGIN}"), Prepared(f"SELECT {_SEARCH_PATH}"))
-"""The same. Apart, because a plan is made anew whenever the statement itself changes the search path."""
+_BEGIN = f"SELECT {_IS_OWNER}, {_FIXED}, {_ROW_SECURITY}, {_SEARCH_PATH}".encode()
+_BEGIN_AS_OWNER = f"SELECT {_FIXED}, set_config('row_security', 'off', true), {_SEARCH_PATH}".encode()
+BEGIN_PREPARED = (Prepared(f"SELECT {_FIXED}, {_ROW_SECURITY}"), Prepared(f"SELECT {_SEARCH_PATH}"))
+"""What ``begin`` states. Apart, because a plan is made anew whenever the statement itself changes the search path."""
+_owners: set[tuple[str, ...]] = set()
+"""Users who own the tables, as they were seen by this process: where, which database, who."""
 
 
 def begin(connection: psycopg.Connection) -> None:
-    """State what the connection's transaction needs."""
-    connection.execute(BEGIN.encode())
+    """State what the connection's transaction needs, as its first statement; it holds until the transaction's end."""
+    info = connection.info
+    user = (info.host, str(info.port), info.dbname, info.user, info.options)
+    if user in _owners:
+        # Reading the catalogs for policies would take 4 ms of each new session. Who is no owner any more gets an error.
+        connection.execute(_BEGIN_AS_OWNER)
+        return
+    (is_owner, *_) = next(iter(connection.execute(_BEGIN)))
+    if is_owner:
+        _owners.add(user)
 
 
 def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:

@@ -49,7 +49,7 @@ RANKED_MATCHES = 300
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
-_LEAST_EF, _MOST_EF = 100, 1_000
+_LEAST_EF, _MOST_EF = 200, 1_000
 """Candidates of a scan of the index (``hnsw.ef_search``): more are slower, and miss fewer."""
 _FIRST_LOOK, _POOL = 50, 200
 """So many similar runs are looked through for successes and failures first, and then."""
@@ -234,8 +234,9 @@ SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
-# Runs that may not be seen or are deleted are passed over until there are enough, or 20,000 were looked at.
-_INDEX_SCAN = "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'strict_order', true)"
+# Runs that do not pass the filters are passed over until there are enough, or 20,000 were looked at. In strict order, the
+# index would leave out what it finds late: of the 10 nearest runs of one organization of 20, it then found 5, now 9.
+_INDEX_SCAN = "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)"
 _NEAREST_BY_INDEX = """
 SELECT e.run_id, e.distance FROM (
     SELECT e.run_id, e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} AS distance
@@ -243,7 +244,7 @@ SELECT e.run_id, e.distance FROM (
     WHERE e.model_id = {model} AND e.embedding IS NOT NULL
         AND EXISTS ({runs} AND t.run_id = e.run_id)
     ORDER BY e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} LIMIT %(places)s) e
-ORDER BY e.distance, e.run_id"""
+ORDER BY e.distance + 0, e.run_id"""
 _DETAILS = f"""
 SELECT o.run_id, o.source, o.agent_id, o.agent_name, o.organization_id, o.end_time, o.execution_status,
     o.heuristic_outcome, o.heuristic_confidence, o.verdict_status, o.outcome AS judged_outcome,

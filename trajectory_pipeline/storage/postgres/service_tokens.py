@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from psycopg import sql
+
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
@@ -65,6 +67,27 @@ def create_token(
             ],
         )
     return token
+
+
+def tenants_without_runs(database: TrajectoryDatabase, tenants: Tenants) -> list[str]:
+    """Return the organizations and agents of which no run is stored, sorted.
+
+    Raises:
+        SinkError: the database cannot be reached.
+    """
+    asked = (("organization_id", tenants.organizations), ("agent_id", tenants.agents))
+    with database.connect() as connection, translating_database_errors(database.url, "Reading whose runs are stored"):
+        return sorted(
+            name
+            for column, names in asked
+            for (name,) in connection.execute(
+                sql.SQL(
+                    "SELECT name FROM unnest(%s::text[]) name"
+                    " WHERE NOT EXISTS (SELECT FROM trajectory.trajectories WHERE {} = name)"
+                ).format(sql.Identifier(column)),
+                [list(names)],
+            )
+        )
 
 
 def token_id_of(token: str) -> str:

@@ -24,6 +24,7 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
 from trajectory_pipeline_tests.defs.dagster_runs import add_run, execute, query, requested_hours, run, tick_sensor
+from trajectory_pipeline_tests.marks import some_heavy
 
 
 def tick(
@@ -203,7 +204,11 @@ def test_capture_skips_a_partition_in_progress(captured: Settings, instance: dg.
 
 @pytest.mark.parametrize(
     ("took", "pause"),
-    [(timedelta(0), 70), (timedelta(seconds=3), 100), (timedelta(minutes=5), 3070), (timedelta(hours=3), 3600)],
+    some_heavy(
+        [(timedelta(0), 70), (timedelta(seconds=3), 100), (timedelta(minutes=5), 3070), (timedelta(hours=3), 3600)],
+        (timedelta(seconds=3), 100),
+        (timedelta(hours=3), 3600),
+    ),
 )
 @pytest.mark.parametrize("where", ["19:00", "14:00"])
 def test_capture_of_a_busy_hour_waits_by_what_the_last_one_took(

@@ -72,9 +72,13 @@ def test_partition_is_one_file_in_the_folder_of_its_hour(store: ParquetStore, tm
     assert run_ids(store) == ["a", "b", "c"]
 
 
+def bytes_of(rows: pa.RecordBatch) -> int:
+    return int(io._bytes_before(rows.to_struct_array())[-1])
+
+
 def test_small_batches_are_joined_into_row_groups(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [batch(trajectory(f"run-{number:04}")) for number in range(7)]
-    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 3 * io._bytes_of(pa.Table.from_batches(batches[:1])))
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 3 * bytes_of(batches[0]))
     store.write(TRAJECTORIES, HOUR, batches)
     file = pq.ParquetFile(path_in(store)).metadata
     assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [3, 3, 1]
@@ -87,7 +91,7 @@ def test_same_rows_make_the_same_file_however_they_are_divided(
 ) -> None:
     """Rows that are merged, or read back from a file, come in other batches, and with other null bitmaps."""
     rows = batch(*[trajectory(f"run-{number:04}") for number in range(50)])
-    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * io._bytes_of(pa.Table.from_batches([rows.slice(0, 1)])))
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * bytes_of(rows.slice(0, 1)))
     written = store.write(TRAJECTORIES, HOUR, [rows])
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", at_once)
     read = list(store.read(TRAJECTORIES, HOUR))
@@ -102,7 +106,7 @@ def test_wanted_rows_alone_are_read(
     store: ParquetStore, monkeypatch: pytest.MonkeyPatch, wanted: Sequence[int]
 ) -> None:
     rows = batch(*[trajectory(f"run-{number:04}") for number in range(50)])
-    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * io._bytes_of(pa.Table.from_batches([rows.slice(0, 1)])))
+    monkeypatch.setattr(io, "_ROW_GROUP_BYTES", 7 * bytes_of(rows.slice(0, 1)))
     monkeypatch.setattr(io, "_ROWS_AT_ONCE", 2)
     store.write(TRAJECTORIES, HOUR, [rows])
     read = list(store.read(TRAJECTORIES, HOUR, ["run_id"], rows=np.isin(np.arange(50), wanted)))
