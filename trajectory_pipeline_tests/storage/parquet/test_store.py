@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import PipelineError, SinkError
 from trajectory_pipeline.schema.enums import FileAccess
@@ -73,7 +75,39 @@ def test_partition_is_one_file_in_the_folder_of_its_hour(store: ParquetStore, tm
 
 
 def bytes_of(rows: pa.RecordBatch) -> int:
-    return int(io._bytes_before(rows.to_struct_array())[-1])
+    return io._bytes_of(rows.to_struct_array())
+
+
+_TEXTS = st.none() | st.text(max_size=3)
+_ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": _TEXTS,
+            "number": st.none() | st.booleans(),
+            "all": st.none(),
+            "part": st.none() | st.fixed_dictionaries({"text": _TEXTS}),
+            "list": st.none() | st.lists(st.none() | st.fixed_dictionaries({"text": _TEXTS, "more": st.lists(_TEXTS)})),
+        }
+    ),
+    max_size=6,
+)
+_KIND = pa.struct(
+    [
+        ("text", pa.string()),
+        ("number", pa.bool_()),
+        ("all", pa.string()),
+        ("part", pa.struct([("text", pa.string())])),
+        ("list", pa.list_(pa.struct([("text", pa.string()), ("more", pa.list_(pa.string()))]))),
+    ]
+)
+
+
+@given(rows=_ROWS, first=st.integers(0, 6), length=st.integers(0, 6))
+def test_bytes_of_rows_are_the_sum_of_those_of_each(rows: list[dict[str, Any]], first: int, length: int) -> None:
+    column = pa.array(rows, _KIND).slice(first, length)
+    before = io._bytes_before(column)
+    assert io._bytes_of(column) == before[-1]
+    assert [io._bytes_of(column.slice(n, 1)) for n in range(len(column))] == np.diff(before).tolist()
 
 
 def test_small_batches_are_joined_into_row_groups(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:

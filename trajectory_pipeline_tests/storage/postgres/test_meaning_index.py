@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from trajectory_pipeline.storage.postgres import meaning_index
+from trajectory_pipeline.storage.postgres import search as search_module
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index, find_space
 from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, search
@@ -30,11 +31,13 @@ def database(trajectory_database: str, monkeypatch: pytest.MonkeyPatch) -> Traje
     return TrajectoryDatabase(trajectory_database)
 
 
-def near(database: TrajectoryDatabase, k: int, filters: SearchFilters | None = None) -> Sequence[SearchHit]:
+def near(
+    database: TrajectoryDatabase, k: int, filters: SearchFilters | None = None, query: Sequence[float] = QUERY
+) -> Sequence[SearchHit]:
     with psycopg.connect(database.url) as connection:
         # So few rows would be read one after the other.
         connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
-        return search(connection, "text", k, filters or SearchFilters(), mode="meaning", query_vector=QUERY)
+        return search(connection, "text", k, filters or SearchFilters(), mode="meaning", query_vector=query)
 
 
 def scans(database: TrajectoryDatabase) -> int:
@@ -61,6 +64,32 @@ def test_the_index_finds_what_looking_at_all_finds(database: TrajectoryDatabase)
     assert [(hit.run_id, hit.rank) for hit in found] == [(hit.run_id, hit.rank) for hit in exact]
     assert near(database, 20, SearchFilters(agent_ids=("agent-1",)))
     assert scans(database) == 1, "with a filter, all that pass it are looked at"
+
+
+def test_of_few_that_pass_a_filter_the_index_finds_the_nearest_in_order(
+    trajectory_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on until enough pass, and what it finds late is put in its place: in strict order it finds 12 of 20."""
+    database, of_agent = TrajectoryDatabase(trajectory_database), SearchFilters(agent_ids=("agent-1",))
+    rng = np.random.default_rng(2)
+    # As runs are: a few tasks, again and again.
+    tasks = rng.standard_normal((25, 32))
+    vectors = (tasks[rng.integers(0, 25, 1_500)] + rng.standard_normal((1_500, 32)) / 3).round(3).tolist()
+    query = rng.standard_normal(32).tolist()
+    runs = [Run(f"run-{n:04}", vector=vector, agent_id=f"agent-{n % 8}") for n, vector in enumerate(vectors)]
+    with psycopg.connect(database.url) as connection:
+        add_model(connection, dimensions=32)
+        add_runs(connection, runs)
+    monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 1_500)
+    exact = near(database, 20, of_agent, query)
+    assert ensure_meaning_index(database)
+    for name, value in {"EXACT_RUNS_BESIDE_INDEX": 0, "_LEAST_EF": 20, "_MOST_EF": 20, "_DEPTH": 20}.items():
+        monkeypatch.setattr(search_module, name, value)
+    found = near(database, 20, of_agent, query)
+    assert scans(database) == 1
+    similarities = [hit.similarity for hit in found]
+    assert similarities == sorted(similarities, reverse=True)
+    assert len({hit.run_id for hit in found} & {hit.run_id for hit in exact}) >= 16
 
 
 def test_where_the_index_finds_too_few_all_are_looked_at(database: TrajectoryDatabase) -> None:
