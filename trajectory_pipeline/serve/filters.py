@@ -11,6 +11,7 @@ from trajectory_pipeline.serve.models import Text
 from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.wrong_values import WRONG_TIME
 from trajectory_pipeline.storage.postgres.search import SearchFilters
+from trajectory_pipeline.storage.postgres.service_access import Tenants
 
 
 def _written_out(value: Any) -> Any:
@@ -52,8 +53,8 @@ class FilterQuery(BaseModel):
     task_family: Text | None = Field(None, description="Id of a task family.")
     source: _Names = Field([], description="Sources: letta, or names in TRAJECTORY_SOURCES.")
 
-    def filters(self) -> SearchFilters:
-        """Return the filters as storage takes them.
+    def filters(self, tenants: Tenants | None) -> SearchFilters:
+        """Return the filters as storage takes them, with the tenants whose runs the client sees.
 
         Raises:
             ProblemError: 422, a time that Postgres cannot hold, or a range that is empty.
@@ -77,6 +78,7 @@ class FilterQuery(BaseModel):
             tags=tuple(self.tag),
             task_family=self.task_family,
             sources=tuple(self.source),
+            tenants=tenants,
         )
 
 

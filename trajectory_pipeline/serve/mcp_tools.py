@@ -236,7 +236,7 @@ class RunTools:
             task_family=task_family,
             completed_from=completed_from,
             completed_to=completed_to,
-        ).filters()
+        ).filters(_access(context).tenants)
         listed = list_name("lessons", filters)
         after = decode_cursor(cursor, listed)
         with self._service.database.reading(_access(context).tenants) as connection:
@@ -271,7 +271,7 @@ class RunTools:
             task_family=task_family,
             completed_from=completed_from,
             completed_to=completed_to,
-        ).filters()
+        ).filters(_access(context).tenants)
         statuses = [] if execution_status is None else [execution_status]
         listed = list_name("runs", filters, statuses)
         after = decode_cursor(cursor, listed)
@@ -302,7 +302,7 @@ class RunTools:
             task_family=task_family,
             completed_from=completed_from,
             completed_to=completed_to,
-        ).filters()
+        ).filters(_access(context).tenants)
         counted, more = count_groups(self._service, _access(context), filters, group_by, limit)
         notes = ["There are more groups: narrow the filters."] if more else []
         return marked({"groups": [bounded(group, LONGEST_TEXT) for group in counted]}, notes)
@@ -319,7 +319,7 @@ class RunTools:
         """List groups of runs of the same kind of task, with success rates and an example: the newest judged run."""
         filters = _filters(
             agent_id=agent_id, source=source, completed_from=completed_from, completed_to=completed_to
-        ).filters()
+        ).filters(_access(context).tenants)
         counted, more = count_families(self._service, _access(context), filters, limit)
         families = [
             {"task_family": group["key"], **{name: group[name] for name in group if name not in ("key", "name")}}

@@ -262,7 +262,7 @@ def _found(service: Service, access: Access, asked: Mapping[str, str]) -> dict[s
         remark = found_by_meaning_alone(hits, query.mode)
         heading = f"{len(hits)}{most} runs, the best first" if len(hits) > 1 else "1 run" if hits else "No run is found"
         return {"runs": [_hit(hit, service) for hit in hits], "heading": heading, "note": _note(words_only, remark)}
-    conditions = listed.filters()
+    conditions = listed.filters(access.tenants)
     name = list_name("runs", conditions)
     after = decode_cursor(asked["cursor"] or None, name)
     with service.database.reading(access.tenants) as connection:

@@ -1,7 +1,6 @@
 """Endpoints: search, and a contrast of runs that succeeded with runs that failed."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -159,7 +158,7 @@ def find(service: Service, access: Access, query: SearchQuery, ask: Callable[...
     Raises:
         ProblemError: 422, the query or a filter cannot be used; 503, only meaning was asked for, and it is missing.
     """
-    filters = replace(query.filters(), tenants=access.tenants)
+    filters = query.filters(access.tenants)
     try:
         check_query(query.q)
     except QueryError as error:

@@ -89,7 +89,7 @@ class Statistics(BaseModel):
 @router.get("/statistics", responses=problems(), summary="Count outcomes")
 def statistics(request: Request, access: Reader, query: Annotated[StatisticsQuery, Query()]) -> Statistics:
     """Return how runs came out, by verdict and by rule, with the success rate and its interval."""
-    groups, more = count_groups(service_of(request), access, query.filters(), query.group_by, query.limit)
+    groups, more = count_groups(service_of(request), access, query.filters(access.tenants), query.group_by, query.limit)
     items: list[Any] = groups
     return Statistics(notice=DATA_NOTICE, items=items, more_groups=more)
 

@@ -47,7 +47,7 @@ class ListQuery(PageQuery):
 def list_trajectories(request: Request, access: Reader, query: Annotated[ListQuery, Query()]) -> Response:
     """Return runs that match, the newest end first, with what came of each; documents are not in the list."""
     service = service_of(request)
-    filters = query.filters()
+    filters = query.filters(access.tenants)
     listed = list_name("runs", filters, query.execution_status)
     after = decode_cursor(query.cursor, listed)
     with service.database.reading(access.tenants) as connection:
@@ -62,7 +62,7 @@ def list_trajectories(request: Request, access: Reader, query: Annotated[ListQue
 def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query()]) -> Response:
     """Return what the judge would have another agent do or avoid, the newest run first."""
     service = service_of(request)
-    filters = query.filters()
+    filters = query.filters(access.tenants)
     listed = list_name("lessons", filters)
     after = decode_cursor(query.cursor, listed)
     with service.database.reading(access.tenants) as connection:

@@ -266,6 +266,8 @@ class _Scope:
         parameters: of the query.
         filtered: whether anything but deleted runs is left out.
         only_tenants: whether these are all runs of tenants.
+        of_client: the same query for the role of clients with tenants, which sees no other runs anyway. Were it said
+            twice, Postgres would expect too few runs to ask the index of meaning.
         narrowed: whether a contrast asks for one outcome of many of them.
     """
 
@@ -273,6 +275,7 @@ class _Scope:
     parameters: dict[str, Any]
     filtered: bool
     only_tenants: bool
+    of_client: str
     narrowed: bool = False
 
     @property
@@ -476,9 +479,16 @@ def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]
                 parameters[name] = list(value) if isinstance(value, tuple) else value
     if filters.tenants is not None:
         allowed = {"organization_id": filters.tenants.organizations, "agent_id": filters.tenants.agents}
-        named = [f"t.{column} = ANY(%(tenants_{column})s)" for column, values in allowed.items() if values]
-        conditions.append(f"({' OR '.join(named) or 'false'})")
-        parameters |= {f"tenants_{column}": sorted(values) for column, values in allowed.items()}
+        named = {f"t.{column}": (f"tenants_{column}", sorted(values)) for column, values in allowed.items() if values}
+        parameters |= dict(named.values())
+        if [len(values) for _, values in named.values()] == [1]:
+            # As above: an index gives its runs in order of time.
+            ((column, (name, (value,))),) = named.items()
+            conditions.append(f"{column} = %({name})s")
+            parameters[name] = value
+        else:
+            either = " OR ".join(f"{column} = ANY(%({name})s)" for column, (name, _) in named.items())
+            conditions.append(f"({either or 'false'})")
     return conditions, parameters
 
 
@@ -549,7 +559,7 @@ def _counting(
     connection: psycopg.Connection, frequencies: RecentFrequencies | None, filters: SearchFilters
 ) -> Callable[[Sequence[str]], dict[str, Frequency]]:
     if frequencies is None:
-        return partial(count_words, connection)
+        return partial(count_words, connection, tenants=filters.tenants)
     return partial(frequencies.count, connection, filters.tenants)
 
 
@@ -584,7 +594,10 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
 
 
 def _find_among_many(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
-    by_meaning = {} if question.space is None else _meaning_list(connection, question.space, scope, k)
+    by_meaning = {}
+    if question.space is not None:
+        runs = scope.of_client if question.as_client else scope.runs
+        by_meaning = _meaning_list(connection, question.space, scope, runs, k)
     # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
     needed = 0 if len(by_meaning) >= k else k
     by_words = _rank_by_words(connection, question, scope, k, needed) if question.weights else {}
@@ -631,9 +644,18 @@ def _scope(
     if words.excluded:
         conditions.append("NOT x.words @@ %(excluded)s::tsquery")
         parameters["excluded"] = " | ".join(f"({phrase})" for phrase in words.excluded)
-    runs = f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
-    only_tenants = runs == f"SELECT t.run_id FROM {sources[0]} WHERE {' AND '.join(of_tenants)}"
-    return _Scope(runs, parameters, bool(parameters), only_tenants, narrowed=bool(judged or unjudged))
+
+    def runs(conditions: Sequence[str]) -> str:
+        return f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
+
+    return _Scope(
+        runs(conditions),
+        parameters,
+        bool(parameters),
+        only_tenants=len(sources) == 1 and conditions == of_tenants,
+        of_client=runs([one for one in conditions if filters.tenants is None or one != of_tenants[-1]]),
+        narrowed=bool(judged or unjudged),
+    )
 
 
 def _rank_by_words(
@@ -687,13 +709,13 @@ def _any_of(terms: Iterable[str]) -> str:
     return " | ".join(f"({term})" for term in terms)
 
 
-def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, k: int) -> dict[str, float]:
-    """Return the cosine similarity of the runs nearest to the query, nearest first."""
+def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, runs: str, k: int) -> dict[str, float]:
+    """Return the cosine similarity of the runs nearest to the query, nearest first; ``runs`` are those of the scope."""
     depth = max(_DEPTH, k)
     parameters = {**scope.parameters, "vector": space.vector, "depth": depth}
     if space.model.indexed:
         connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
-        by_index = sql.SQL(_NEAREST_BY_INDEX).format(runs=sql.SQL(scope.runs), **space.parts)
+        by_index = sql.SQL(_NEAREST_BY_INDEX).format(runs=sql.SQL(runs), **space.parts)
         # Each place more is another look at the index.
         near = connection.execute(by_index, {**parameters, "places": k if scope.narrowed else depth}).fetchall()
         if len(near) >= k:

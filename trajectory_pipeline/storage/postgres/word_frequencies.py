@@ -11,18 +11,33 @@ from trajectory_pipeline.search.query import word_weight
 from trajectory_pipeline.storage.postgres.service_access import Tenants
 
 SAMPLE = 400
-"""Texts that are looked at. Run ids are random, so that the first ones are a sample."""
+"""Texts that are looked at. Run ids are random, so that the first ones are a sample; of tenants, it is the newest."""
 READ_WORDS = "setweight(s.words, 'D') AS words"
 """The words of a text are mostly stored beside its row: read once, and not for each term. They have weight ``D``."""
 _SECONDS = 60.0
 _MOST_REMEMBERED = 20_000
+_OF_ALL = f"SELECT {READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT {SAMPLE}"
+# By indexes: whoever sees few of all runs would else look for them among all.
+_OF_ONE = (
+    "SELECT t.run_id, t.end_time FROM unnest(%(names)s::text[]) name CROSS JOIN LATERAL ("
+    "SELECT run_id, end_time FROM trajectory.trajectories WHERE %(column)s = name"
+    f" ORDER BY end_time DESC, run_id LIMIT {SAMPLE}) t"
+)
+_OF_TENANTS = (
+    f"SELECT {READ_WORDS} FROM ("
+    + " UNION ".join(
+        _OF_ONE.replace("%(names)s", f"%({names})s").replace("%(column)s", column)
+        for names, column in (("organizations", "organization_id"), ("agents", "agent_id"))
+    )
+    + f" ORDER BY end_time DESC, run_id LIMIT {SAMPLE}) newest JOIN trajectory.search_texts s USING (run_id)"
+)
 # Deterministic, and under row-level security only of texts that may be seen.
-_FREQUENCIES = f"""
-WITH sample AS MATERIALIZED (SELECT {READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT {SAMPLE})
+_FREQUENCIES = """
+WITH sample AS MATERIALIZED ({sample})
 SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'trajectory.search_texts'::regclass),
     (SELECT count(*) FROM sample),
     ARRAY(SELECT (SELECT count(*) FROM sample WHERE words @@ term::tsquery)
-        FROM unnest(%s::text[]) WITH ORDINALITY AS u (term, place) ORDER BY place)"""
+        FROM unnest(%(terms)s::text[]) WITH ORDINALITY AS u (term, place) ORDER BY place)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +59,15 @@ class Frequency:
         return max(self.count, 0.5) / max(self.sampled, 1)
 
 
-def count_words(connection: psycopg.Connection, terms: Sequence[str]) -> dict[str, Frequency]:
-    """Return how frequent each term is among the texts that the connection may see."""
-    row = connection.execute(_FREQUENCIES.encode(), [list(terms)]).fetchone()
+def count_words(
+    connection: psycopg.Connection, terms: Sequence[str], tenants: Tenants | None = None
+) -> dict[str, Frequency]:
+    """Return how frequent each term is among the texts that the connection may see; of tenants, among theirs."""
+    parameters = {"terms": list(terms)}
+    if tenants is not None:
+        parameters |= {"organizations": sorted(tenants.organizations), "agents": sorted(tenants.agents)}
+    statement = _FREQUENCIES.format(sample=_OF_ALL if tenants is None else _OF_TENANTS)
+    row = connection.execute(statement.encode(), parameters).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
     texts, sampled, counts = row
     return {term: Frequency(texts, sampled, count) for term, count in zip(terms, counts, strict=True)}
@@ -74,7 +95,7 @@ class RecentFrequencies:
             known = {term: self._found.get((tenants, term)) for term in terms}
         frequencies = {term: found[1] for term, found in known.items() if found and now - found[0] < _SECONDS}
         if missing := [term for term in terms if term not in frequencies]:
-            counted = count_words(connection, missing)
+            counted = count_words(connection, missing, tenants)
             frequencies |= counted
             with self._guard:
                 if len(self._found) > _MOST_REMEMBERED:

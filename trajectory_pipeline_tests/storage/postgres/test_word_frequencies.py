@@ -1,13 +1,21 @@
 """Frequencies of words are remembered for a minute, for each kind of client apart."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from trajectory_pipeline.storage.postgres import word_frequencies
 from trajectory_pipeline.storage.postgres.service_access import Tenants
-from trajectory_pipeline.storage.postgres.word_frequencies import SAMPLE, Frequency, RecentFrequencies
+from trajectory_pipeline.storage.postgres.word_frequencies import (
+    SAMPLE,
+    Frequency,
+    RecentFrequencies,
+    count_words,
+)
+from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_runs
 
 ONE, OTHER = Tenants(frozenset({"org-1"}), frozenset()), Tenants(frozenset(), frozenset({"org-1"}))
 CONNECTION: Any = None
@@ -23,9 +31,42 @@ class Texts:
         monkeypatch.setattr(word_frequencies, "count_words", self.count)
         monkeypatch.setattr("time.monotonic", lambda: self.now)
 
-    def count(self, _: object, terms: Sequence[str]) -> dict[str, Frequency]:
+    def count(self, _: object, terms: Sequence[str], tenants: Tenants | None) -> dict[str, Frequency]:
         self.counted.append(list(terms))
         return {term: Frequency(self.number, min(self.number, SAMPLE), len(term)) for term in terms}
+
+
+def test_words_of_tenants_are_counted_in_their_newest_texts(trajectory_database: str) -> None:
+    noon = datetime(2026, 11, 2, 12, tzinfo=UTC)
+    runs = [
+        # The older half of what is counted, and some more, has a word that the newer ones lack.
+        Run(
+            f"run-{n:03}",
+            "refund" if n < 250 else "parcel",
+            organization_id="org-1",
+            end_time=noon + timedelta(minutes=n),
+        )
+        for n in range(450)
+    ]
+    runs += [Run(f"other-{n}", "refund", organization_id="org-2", agent_id="agent-b") for n in range(3)]
+    runs += [Run("both", "refund", organization_id="org-1", agent_id="agent-b", end_time=noon + timedelta(days=1))]
+    of = {
+        "org-1": Tenants(frozenset({"org-1"}), frozenset()),
+        "agent-b": Tenants(frozenset(), frozenset({"agent-b"})),
+        "org-2, agent-b": Tenants(frozenset({"org-2"}), frozenset({"agent-b"})),
+        "nobody": Tenants(frozenset(), frozenset()),
+    }
+    with psycopg.connect(trajectory_database) as connection:
+        add_runs(connection, runs)
+        found = {name: count_words(connection, ["'refund'"], tenants)["'refund'"] for name, tenants in of.items()}
+        everybody = count_words(connection, ["'refund'"])["'refund'"]
+    assert {name: (one.sampled, one.count) for name, one in found.items()} == {
+        "org-1": (SAMPLE, 1 + SAMPLE - 1 - 200),
+        "agent-b": (4, 4),
+        "org-2, agent-b": (4, 4),
+        "nobody": (0, 0),
+    }
+    assert everybody.sampled == SAMPLE
 
 
 @pytest.fixture
