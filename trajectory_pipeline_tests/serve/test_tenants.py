@@ -421,6 +421,43 @@ def test_other_users_see_and_write_as_before(login: Callable[..., tuple[str, str
         database.rows("SELECT FROM trajectory.trajectories")
 
 
+def test_user_who_owns_the_tables_no_more_is_refused_and_never_misled(login: Callable[..., tuple[str, str]]) -> None:
+    """What a process knows of the owner lasts: it may lead to an error, and never to fewer rows."""
+    url, former = login()
+    migrate(url)
+    insert_run(url, "run-other", OTHER)
+    user = sql.Identifier(f"user_{url.rpartition('/')[2]}")
+    with psycopg.connect(url) as connection:
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA trajectory TO {}").format(user))
+        connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA trajectory TO {}").format(user))
+        connection.execute(sql.SQL("ALTER TABLE trajectory.trajectories OWNER TO {}").format(user))
+    database = TrajectoryDatabase(former)
+    for _ in range(2):
+        assert len(database.rows("SELECT FROM trajectory.trajectories")) == 1
+    with psycopg.connect(url) as connection:
+        connection.execute("ALTER TABLE trajectory.trajectories OWNER TO CURRENT_USER")
+        connection.execute(sql.SQL("GRANT SELECT ON trajectory.trajectories TO {}").format(user))
+        connection.execute("ALTER TABLE trajectory.trajectories ENABLE ROW LEVEL SECURITY")
+        connection.execute("CREATE POLICY service_theirs ON trajectory.trajectories USING (false)")
+    with pytest.raises(SinkError, match="row-level security"):
+        database.rows("SELECT FROM trajectory.trajectories")
+
+
+def test_migration_renews_the_role_where_it_is_in_use(make_database: Callable[[str | None], str]) -> None:
+    """After an upgrade, the service may run as a user who may not."""
+    url = make_database(None)
+    migrate(url)
+    with psycopg.connect(url) as connection:
+        assert not is_prepared(connection)
+    create_token(TrajectoryDatabase(url), "mine", ALL_SCOPES, ONLY_MINE, None)
+    with psycopg.connect(url) as connection:
+        connection.execute(f"DROP FUNCTION {NEWEST_WITH_WORDS}(tsquery, bigint)".encode())
+        assert not is_prepared(connection)
+    migrate(url)
+    with psycopg.connect(url) as connection:
+        assert is_prepared(connection)
+
+
 def test_user_who_inherits_from_the_role_is_refused_and_never_misled(login: Callable[..., tuple[str, str]]) -> None:
     url, writer = login()
     migrate(url)
