@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from trajectory_pipeline.storage.postgres.current_verdicts import CURRENT_VERDICT
+from trajectory_pipeline.storage.postgres.current_verdicts import CURRENT_VERDICT, CURRENT_VERDICTS
 from trajectory_pipeline.storage.postgres.prepared import Prepared
 from trajectory_pipeline.storage.postgres.search import SearchFilters, filter_conditions
 
@@ -136,7 +136,7 @@ def count_outcomes(
     statement = (
         f"SELECT {key} AS key, {name} AS name, count(*) AS runs, {counts},"
         " avg(o.outcome_confidence) AS mean_confidence, coalesce(sum(t.total_tokens), 0)::bigint AS total_tokens"
-        f" FROM trajectory.trajectories t{CURRENT_VERDICT}{join}"
+        f" FROM trajectory.trajectories t{CURRENT_VERDICTS}{join}"
         f" WHERE {' AND '.join(conditions)} GROUP BY 1 ORDER BY 3 DESC, 1 NULLS LAST LIMIT %(limit)s"
     )
     return _rows(connection, statement, parameters | {"limit": limit})

@@ -66,7 +66,7 @@ def add_model(connection: psycopg.Connection, model_id: str = MODEL_ID, *, dimen
 
 def add_policy(connection: psycopg.Connection) -> None:
     """Add the current policy."""
-    _insert(connection, POLICIES, {"policy_id": POLICY_ID, "is_current": True})
+    insert(connection, POLICIES, {"policy_id": POLICY_ID, "is_current": True})
 
 
 def add_runs(connection: psycopg.Connection, runs: Sequence[Run]) -> None:
@@ -74,7 +74,7 @@ def add_runs(connection: psycopg.Connection, runs: Sequence[Run]) -> None:
     for run in runs:
         digest = hashlib.sha256(run.run_id.encode()).hexdigest()
         shared = {"run_id": run.run_id, "partition_key": run.partition_key, "content_digest": digest}
-        _insert(
+        insert(
             connection,
             TRAJECTORIES,
             {
@@ -111,7 +111,7 @@ def add_runs(connection: psycopg.Connection, runs: Sequence[Run]) -> None:
                 [run.run_id, run.task_family, run.model_id],
             )
         if run.judged_outcome is not None:
-            _insert(
+            insert(
                 connection,
                 VERDICTS,
                 {
@@ -134,7 +134,7 @@ def _columns(table: Table) -> tuple[Column, ...]:
     return table.in_sink(Sink.POSTGRES)
 
 
-def _insert(connection: psycopg.Connection, table: Table, values: dict[str, Any]) -> None:
+def insert(connection: psycopg.Connection, table: Table, values: dict[str, Any]) -> None:
     """Insert a row; columns that are never null and not given get a filler."""
     row = {column.name: _filler(column) for column in _columns(table) if not column.nullable} | values
     connection.execute(
