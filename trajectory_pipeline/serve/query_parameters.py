@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from trajectory_pipeline.serve.problems import ProblemError
+from trajectory_pipeline.serve.wrong_values import not_known
 
 _SHOWN = 40
 """A longer name is not repeated in the answer."""
@@ -30,8 +31,7 @@ async def check_parameters(request: Request) -> None:
     declared = _declared(route)
     # What links and probes append to the address of a page is not refused.
     if route.path.startswith("/v1/") and (unknown := set(given) - set(declared)):
-        known = f", or take one of {', '.join(declared)}" if declared else ""
-        raise ProblemError(422, f"{_names(unknown)}: it is not known here: leave it out{known}.")
+        raise ProblemError(422, f"{_names(unknown)}: {not_known(', '.join(declared))}.")
     if several := {name for name, count in given.items() if count > 1 and not declared.get(name)}:
         raise ProblemError(422, f"{_names(several)}: it has one value, and is given several times: give it once.")
 

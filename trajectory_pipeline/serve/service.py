@@ -12,6 +12,7 @@ from trajectory_pipeline.serve.recent_documents import RecentDocuments
 from trajectory_pipeline.serve.redacted import remembering
 from trajectory_pipeline.serve.token_lookup import TokenLookup
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase
 from trajectory_pipeline.storage.postgres.service_tokens import complete_service_role
 from trajectory_pipeline.storage.postgres.word_frequencies import RecentFrequencies
@@ -70,7 +71,9 @@ def make_service(
     Raises:
         SinkError: the database cannot be reached or is not migrated.
     """
-    complete_service_role(storage.postgres)
+    database = storage.postgres
+    with database.connect() as connection, translating_database_errors(database.url, "Completing the role"):
+        complete_service_role(connection)
     redact = remembering(build_redactor(settings.privacy, storage))
     searched = Recent(lambda: searched_space(storage.postgres))
 

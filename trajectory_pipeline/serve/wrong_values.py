@@ -9,7 +9,7 @@ _Sentence = Callable[[Mapping[str, Any]], str]
 
 _SENTENCES: dict[str, _Sentence] = {
     "missing": lambda _: "it is missing: give it",
-    "extra_forbidden": lambda _: "it is not known here: leave it out",
+    "extra_forbidden": lambda _: not_known(),
     "greater_than_equal": lambda limits: f"it must be at least {limits['ge']}",
     "less_than_equal": lambda limits: f"it must be at most {limits['le']}",
     "int_type": lambda _: "it must be a whole number",
@@ -38,6 +38,11 @@ _SENTENCES: dict[str, _Sentence] = {
 WRONG_TIME = "write a time as 2026-11-21, 2026-11-21T09:00:00 or 2026-11-21T09:00:00+01:00; without an offset it is UTC"
 
 
+def not_known(known: str = "") -> str:
+    """Return what is wrong with a name that is none of the known ones, if there are any."""
+    return f"it is not known here: leave it out{f', or take one of {known}' if known else ''}"
+
+
 def sentences(errors: Iterable[Mapping[str, Any]], known: Iterable[str] = ()) -> str:
     """Return the errors of pydantic as sentences, each after the place that it is about.
 
@@ -52,6 +57,6 @@ def sentences(errors: Iterable[Mapping[str, Any]], known: Iterable[str] = ()) ->
 def _sentence(error: Mapping[str, Any], known: str) -> str:
     words = _SENTENCES.get(error["type"])
     text = words(error.get("ctx", {})) if words else str(error["msg"]).rstrip(".")
-    if known and error["type"] == "extra_forbidden":
-        text = f"it is not known here: leave it out, or take one of {known}"
+    if error["type"] == "extra_forbidden":
+        text = not_known(known)
     return f"{'.'.join(map(str, error['loc']))}: {text}"

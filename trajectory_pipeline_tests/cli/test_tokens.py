@@ -31,7 +31,7 @@ def test_token_is_revoked_by_what_was_shown(
     assert (again.exit_code, "There is no token" in squeezed(again)) == (2, True)
 
 
-def test_tenant_without_runs_is_told(run_command: Command, databases: dict[str, str]) -> None:
+def test_tenant_without_runs_is_reported(run_command: Command, databases: dict[str, str]) -> None:
     """A token for a misspelled organization would find nothing, and no one would know why."""
     insert_run(databases["TRAJECTORY_DATABASE_URL"], "run-1", "org-there")
     named = ["--organization", "org-there", "--organization", "org-tehre", "--agent", "org-there"]

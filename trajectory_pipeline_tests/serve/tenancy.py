@@ -11,6 +11,7 @@ from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.service_access import Tenants
 from trajectory_pipeline.storage.postgres.service_tokens import create_token, revoke_token
+from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_runs
 
 COPIED = ("trajectories", "verdicts", "policies", "search_texts", "failure_modes", "failure_mode_runs", "partitions")
 MINE, OTHER = "org-mine", "org-other"
@@ -96,18 +97,6 @@ def make_tenants(url: str) -> Tokens:
 
 
 def insert_run(url: str, run_id: str, organization: str) -> None:
-    """Insert a run with the least that the table takes."""
+    """Insert a run of an organization, and nothing else of it."""
     with psycopg.connect(url) as connection:
-        columns = connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attnotnull AND attnum > 0"
-            " AND attrelid = 'trajectory.trajectories'::regclass"
-        ).fetchall()
-        of_type = {"text[]": "'{}'", "jsonb": "'{}'", "timestamp with time zone": "now()", "boolean": "false"}
-        values = [
-            f"'{run_id}'" if name == "run_id" else "''" if kind == "text" else of_type.get(kind, "0")
-            for name, kind in columns
-        ]
-        connection.execute(
-            f"INSERT INTO trajectory.trajectories (organization_id, {', '.join(name for name, _ in columns)})"
-            f" VALUES ('{organization}', {', '.join(values)})".encode()
-        )
+        add_runs(connection, [Run(run_id, text=None, organization_id=organization)])

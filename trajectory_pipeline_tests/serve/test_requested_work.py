@@ -181,32 +181,26 @@ def test_dagster_that_is_down_is_told(client: httpx2.Client, dagster: FakeDagste
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "status"),
     [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b'{"run_ids": []}',
-        b'{"run_ids": "run-1"}',
-        b'{"run_ids": ["a\\u0000"]}',
-        b'{"run_ids": ["\\ud800"]}',
-        b'{"run_ids": [1]}',
-        b'{"run_ids": ["a"], "more": 1}',
-        b'{"run_ids": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"run_ids": [' + b'"x",' * 200 + b'"x"]}',
-        b"\xff\xfe",
+        (b"", 422),
+        (b"{", 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'{"run_ids": []}', 422),
+        (b'{"run_ids": "run-1"}', 422),
+        (b'{"run_ids": ["a\\u0000"]}', 422),
+        (b'{"run_ids": ["\\ud800"]}', 422),
+        (b'{"run_ids": [1]}', 422),
+        (b'{"run_ids": ["a"], "more": 1}', 422),
+        (b'{"run_ids": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+        (b'{"run_ids": [' + b'"x",' * 200 + b'"x"]}', 422),
+        (b"\xff\xfe", 400),
     ],
 )
-def test_bad_body_is_refused(guarded: httpx2.Client, tokens: Tokens, body: bytes) -> None:
+def test_bad_body_is_refused(guarded: httpx2.Client, tokens: Tokens, body: bytes, status: int) -> None:
     headers = {**tokens.header("all"), "content-type": "application/json"}
     found = guarded.post("/v1/verdicts", content=body, headers=headers)
-    try:
-        json.loads(body.decode())
-    except (ValueError, RecursionError):
-        expected = {400, 422} if not body else {400}
-    else:
-        expected = {422}
-    assert found.status_code in expected, found.text
+    assert found.status_code == status, found.text
     assert found.headers["content-type"] == "application/problem+json"
     assert len(found.content) < 4_000

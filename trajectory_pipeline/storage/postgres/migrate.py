@@ -26,7 +26,7 @@ from trajectory_pipeline.storage.postgres.schema_revision import (
     head_revision,
     known_revisions,
 )
-from trajectory_pipeline.storage.postgres.service_role import renew_service_role
+from trajectory_pipeline.storage.postgres.service_tokens import complete_service_role
 from trajectory_pipeline.urls import describe_postgres
 
 _MINIMUM_SERVER = 14
@@ -94,7 +94,7 @@ def _migrate_once(url: str, *, rehearse: bool) -> tuple[str | None, str]:
             with _ALEMBIC:
                 command.upgrade(config, "head")
         ensure_embeddings_table(driver_connection)
-        renew_service_role(driver_connection)
+        complete_service_role(driver_connection)
         if before != head_revision() or not rehearse:
             # Every time: descriptions change without a migration.
             apply_comments(driver_connection)

@@ -32,7 +32,7 @@ from trajectory_pipeline.storage.postgres.word_frequencies import (
     READ_WORDS,
     Frequency,
     RecentFrequencies,
-    count_words,
+    document_frequencies,
 )
 
 SearchMode = Literal["hybrid", "words", "meaning"]
@@ -470,26 +470,25 @@ def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]
     conditions, parameters = ["t.deleted_at IS NULL"], dict[str, Any]()
     for name, condition in _CONDITIONS.items():
         if value := getattr(filters, name):
-            if isinstance(value, tuple) and len(value) == 1 and condition.endswith(f"= ANY(%({name})s)"):
-                # One value: an index gives its runs in order of time.
-                conditions.append(condition.replace(f"ANY(%({name})s)", f"%({name})s"))
-                parameters[name] = value[0]
-            else:
-                conditions.append(condition)
-                parameters[name] = list(value) if isinstance(value, tuple) else value
+            conditions.append(_bind(condition, name, value, parameters))
     if filters.tenants is not None:
         allowed = {"organization_id": filters.tenants.organizations, "agent_id": filters.tenants.agents}
-        named = {f"t.{column}": (f"tenants_{column}", sorted(values)) for column, values in allowed.items() if values}
-        parameters |= dict(named.values())
-        if [len(values) for _, values in named.values()] == [1]:
-            # As above: an index gives its runs in order of time.
-            ((column, (name, (value,))),) = named.items()
-            conditions.append(f"{column} = %({name})s")
-            parameters[name] = value
-        else:
-            either = " OR ".join(f"{column} = ANY(%({name})s)" for column, (name, _) in named.items())
-            conditions.append(f"({either or 'false'})")
+        either = " OR ".join(
+            _bind(f"t.{column} = ANY(%(tenants_{column})s)", f"tenants_{column}", tuple(sorted(values)), parameters)
+            for column, values in allowed.items()
+            if values
+        )
+        conditions.append(f"({either or 'false'})")
     return conditions, parameters
+
+
+def _bind(condition: str, name: str, value: Any, parameters: dict[str, Any]) -> str:
+    """Return a condition, and set its parameter; for one value by ``=``: an index gives its runs in order of time."""
+    if isinstance(value, tuple) and len(value) == 1 and condition.endswith(f"= ANY(%({name})s)"):
+        parameters[name] = value[0]
+        return condition.replace(f"ANY(%({name})s)", f"%({name})s")
+    parameters[name] = list(value) if isinstance(value, tuple) else value
+    return condition
 
 
 def why_words_only(connection: psycopg.Connection) -> str | None:
@@ -559,7 +558,7 @@ def _counting(
     connection: psycopg.Connection, frequencies: RecentFrequencies | None, filters: SearchFilters
 ) -> Callable[[Sequence[str]], dict[str, Frequency]]:
     if frequencies is None:
-        return partial(count_words, connection, tenants=filters.tenants)
+        return partial(document_frequencies, connection, tenants=filters.tenants)
     return partial(frequencies.count, connection, filters.tenants)
 
 
@@ -653,7 +652,7 @@ def _scope(
         parameters,
         bool(parameters),
         only_tenants=len(sources) == 1 and conditions == of_tenants,
-        of_client=runs([one for one in conditions if filters.tenants is None or one != of_tenants[-1]]),
+        of_client=runs([one for one in conditions if one not in of_tenants[1:]]),
         narrowed=bool(judged or unjudged),
     )
 

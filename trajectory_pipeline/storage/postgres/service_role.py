@@ -57,9 +57,6 @@ _STATE = (
 _MAY_FIND_WORDS = (
     f"SELECT has_function_privilege(%s, to_regprocedure('{NEWEST_WITH_WORDS}(tsquery,bigint)'), 'EXECUTE')"
 )
-_IN_USE = (
-    "SELECT FROM pg_policy WHERE polrelid = to_regclass('trajectory.trajectories') AND starts_with(polname, 'service_')"
-)
 _PARAMETERS = {"role": ROLE, "schema": SCHEMA_NAME, "tables": [*TENANT_TABLES, *SHARED_TABLES]}
 
 
@@ -111,16 +108,6 @@ def prepare_service_role(connection: psycopg.Connection) -> None:
     function = sql.SQL(f"{NEWEST_WITH_WORDS}(tsquery, bigint)")
     connection.execute(sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(function))
     connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, role))
-
-
-def renew_service_role(connection: psycopg.Connection) -> None:
-    """Bring the role to what this version needs, where it is in use: the service's own user may not be the owner.
-
-    Raises:
-        SinkError: as ``prepare_service_role``.
-    """
-    if connection.execute(_IN_USE).rowcount and not is_prepared(connection):
-        prepare_service_role(connection)
 
 
 def is_prepared(connection: psycopg.Connection) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from trajectory_pipeline.errors import PipelineError
@@ -95,16 +96,15 @@ def token_id_of(token: str) -> str:
     return token.split("_")[1]
 
 
-def complete_service_role(database: TrajectoryDatabase) -> None:
-    """Make what the role of clients with tenants lacks, if there is such a client: a table may have come since.
+def complete_service_role(connection: psycopg.Connection) -> None:
+    """Make what the role of clients with tenants lacks, if there is such a client: another version may need more.
 
     Raises:
         SinkError: this user may not; the text says what to run.
     """
-    if any(token.tenants is not None for token in list_tokens(database)):
-        with database.connect() as connection, translating_database_errors(database.url, "Completing the role"):
-            if not is_prepared(connection):
-                prepare_service_role(connection)
+    of_tenants = "SELECT FROM trajectory.service_tokens WHERE organizations IS NOT NULL LIMIT 1"
+    if connection.execute(of_tenants).rowcount and not is_prepared(connection):
+        prepare_service_role(connection)
 
 
 def list_tokens(database: TrajectoryDatabase) -> list[ServiceToken]:

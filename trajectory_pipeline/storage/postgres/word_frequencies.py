@@ -18,15 +18,12 @@ _SECONDS = 60.0
 _MOST_REMEMBERED = 20_000
 _OF_ALL = f"SELECT {READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT {SAMPLE}"
 # By indexes: whoever sees few of all runs would else look for them among all.
-_OF_ONE = (
-    "SELECT t.run_id, t.end_time FROM unnest(%(names)s::text[]) name CROSS JOIN LATERAL ("
-    "SELECT run_id, end_time FROM trajectory.trajectories WHERE %(column)s = name"
-    f" ORDER BY end_time DESC, run_id LIMIT {SAMPLE}) t"
-)
 _OF_TENANTS = (
     f"SELECT {READ_WORDS} FROM ("
     + " UNION ".join(
-        _OF_ONE.replace("%(names)s", f"%({names})s").replace("%(column)s", column)
+        f"SELECT t.run_id, t.end_time FROM unnest(%({names})s::text[]) name CROSS JOIN LATERAL ("
+        f"SELECT run_id, end_time FROM trajectory.trajectories WHERE {column} = name"
+        f" ORDER BY end_time DESC, run_id LIMIT {SAMPLE}) t"
         for names, column in (("organizations", "organization_id"), ("agents", "agent_id"))
     )
     + f" ORDER BY end_time DESC, run_id LIMIT {SAMPLE}) newest JOIN trajectory.search_texts s USING (run_id)"
@@ -59,7 +56,7 @@ class Frequency:
         return max(self.count, 0.5) / max(self.sampled, 1)
 
 
-def count_words(
+def document_frequencies(
     connection: psycopg.Connection, terms: Sequence[str], tenants: Tenants | None = None
 ) -> dict[str, Frequency]:
     """Return how frequent each term is among the texts that the connection may see; of tenants, among theirs."""
@@ -83,7 +80,7 @@ class RecentFrequencies:
     def count(
         self, connection: psycopg.Connection, tenants: Tenants | None, terms: Sequence[str]
     ) -> dict[str, Frequency]:
-        """Return what ``count_words`` does, as of a minute ago at the earliest.
+        """Return what ``document_frequencies`` does, as of a minute ago at the earliest.
 
         Args:
             connection: which sees the runs of these tenants.
@@ -95,7 +92,7 @@ class RecentFrequencies:
             known = {term: self._found.get((tenants, term)) for term in terms}
         frequencies = {term: found[1] for term, found in known.items() if found and now - found[0] < _SECONDS}
         if missing := [term for term in terms if term not in frequencies]:
-            counted = count_words(connection, missing, tenants)
+            counted = document_frequencies(connection, missing, tenants)
             frequencies |= counted
             with self._guard:
                 if len(self._found) > _MOST_REMEMBERED:

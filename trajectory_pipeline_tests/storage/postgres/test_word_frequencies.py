@@ -13,7 +13,7 @@ from trajectory_pipeline.storage.postgres.word_frequencies import (
     SAMPLE,
     Frequency,
     RecentFrequencies,
-    count_words,
+    document_frequencies,
 )
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_runs
 
@@ -28,7 +28,7 @@ class Texts:
         self.number = 10_000
         self.counted: list[list[str]] = []
         self.now = 1_000.0
-        monkeypatch.setattr(word_frequencies, "count_words", self.count)
+        monkeypatch.setattr(word_frequencies, "document_frequencies", self.count)
         monkeypatch.setattr("time.monotonic", lambda: self.now)
 
     def count(self, _: object, terms: Sequence[str], tenants: Tenants | None) -> dict[str, Frequency]:
@@ -36,8 +36,8 @@ class Texts:
         return {term: Frequency(self.number, min(self.number, SAMPLE), len(term)) for term in terms}
 
 
-def test_words_of_tenants_are_counted_in_their_newest_texts(trajectory_database: str) -> None:
-    noon = datetime(2026, 11, 2, 12, tzinfo=UTC)
+def test_document_frequencies_of_tenants_are_of_their_newest_texts(trajectory_database: str) -> None:
+    noon, refund = datetime(2026, 11, 2, 12, tzinfo=UTC), "'refund'"
     runs = [
         # The older half of what is counted, and some more, has a word that the newer ones lack.
         Run(
@@ -58,8 +58,8 @@ def test_words_of_tenants_are_counted_in_their_newest_texts(trajectory_database:
     }
     with psycopg.connect(trajectory_database) as connection:
         add_runs(connection, runs)
-        found = {name: count_words(connection, ["'refund'"], tenants)["'refund'"] for name, tenants in of.items()}
-        everybody = count_words(connection, ["'refund'"])["'refund'"]
+        found = {name: document_frequencies(connection, [refund], tenants)[refund] for name, tenants in of.items()}
+        everybody = document_frequencies(connection, [refund])[refund]
     assert {name: (one.sampled, one.count) for name, one in found.items()} == {
         "org-1": (SAMPLE, 1 + SAMPLE - 1 - 200),
         "agent-b": (4, 4),
