@@ -54,10 +54,24 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # Between two edits a few examples of each property are enough; `make test` draws them all.
-    hypothesis.settings.register_profile("fast", max_examples=8, deadline=None, derandomize=True)
-    if config.getoption("--fast"):
-        hypothesis.settings.load_profile("fast")
+    _choose_examples(8 if config.getoption("--fast") else 20)
+
+
+def _choose_examples(most: int) -> None:
+    """Let properties draw the same examples in every run, here and in CI: a failure is found again by another run.
+
+    How long it takes to draw one depends on what else the machine does.
+    """
+    check = hypothesis.HealthCheck
+    hypothesis.settings.register_profile(
+        "suite",
+        max_examples=most,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[check.too_slow, check.data_too_large, check.large_base_example],
+    )
+    hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
