@@ -138,6 +138,7 @@ def measure_database(url: str, folder: Path, only: Sequence[str] = (), workers: 
         ("contrast, one agent", "all runs", queries("contrast", of_agent), 150),
         ("contrast, its runs", "one agent", queries("contrast"), 150),
         ("contrast, an organization", "all runs", queries("contrast", lambda: "&organization_id=org-3"), 150),
+        ("contrast, its runs", "one organization", queries("contrast"), 150),
         ("contrast, no filter", "all runs", queries("contrast"), None),
     ]
     with _service(url, folder, workers) as process, psycopg.connect(url) as connection:

@@ -1,5 +1,7 @@
 """Databases on the embedded server, for tests."""
 
+import time
+
 import psycopg
 from psycopg import sql
 
@@ -17,3 +19,11 @@ def drop_database(server: EmbeddedServer, name: str) -> None:
     """Drop a database if it exists, and end its connections."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def wait_for_lock(url: str) -> None:
+    """Return once a session of a database waits for a lock."""
+    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(question).fetchone() == (0,):
+            time.sleep(0.01)

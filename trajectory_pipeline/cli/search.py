@@ -19,14 +19,8 @@ from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
 from trajectory_pipeline.search.query import check_query
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
-from trajectory_pipeline.storage.postgres.search import (
-    SearchFilters,
-    SearchHit,
-    SearchMode,
-    contrast,
-    search,
-    unknown_names,
-)
+from trajectory_pipeline.storage.postgres.search import SearchHit, SearchMode, contrast, search, unknown_names
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.search_texts import has_texts
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres

@@ -13,6 +13,10 @@ from trajectory_pipeline.schema.types import (
 )
 
 _EMBEDDED = "it has an embedding"
+_TENANTS = (
+    Column("organization_id", STRING, "The trajectory's organization, kept by triggers.", null="it has none"),
+    Column("agent_id", STRING, "The trajectory's agent, kept by triggers.", null="there is no trajectory"),
+)
 
 SEARCH_TEXTS = Table(
     name="search_texts",
@@ -31,8 +35,9 @@ SEARCH_TEXTS = Table(
         Column("content_digest", STRING, "`content_digest` of the trajectory that it was made from."),
         Column("verdict_key", STRING, "The verdict with the summary and lesson in it.", null="not judged"),
         Column("rendered_at", TIMESTAMP, "When the text last changed."),
+        *_TENANTS,
     ),
-    indexes=(("partition_key",),),
+    indexes=(("partition_key",), ("organization_id",), ("agent_id",)),
 )
 
 EMBEDDING_MODELS = Table(
@@ -76,7 +81,8 @@ TRAJECTORY_EMBEDDINGS = Table(
             "When it is tried again.",
             null=f"{_EMBEDDED}, or trying again would not help",
         ),
+        *_TENANTS,
     ),
-    indexes=(("partition_key",), ("model_id", "text_digest")),
+    indexes=(("partition_key",), ("model_id", "text_digest"), ("organization_id",), ("agent_id",)),
     extension="vector",
 )

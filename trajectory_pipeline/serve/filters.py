@@ -10,7 +10,7 @@ from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.serve.models import Text
 from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.wrong_values import WRONG_TIME
-from trajectory_pipeline.storage.postgres.search import SearchFilters
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_access import Tenants
 
 

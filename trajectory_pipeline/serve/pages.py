@@ -32,7 +32,8 @@ from trajectory_pipeline.serve.search import SearchQuery, find, served_hit
 from trajectory_pipeline.serve.service import Service
 from trajectory_pipeline.serve.statistics import count_families, count_groups
 from trajectory_pipeline.serve.wrong_values import sentences
-from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, contrast, search
+from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_reads import list_runs, read_document, read_run
 
 COOKIE = "trajectory_token"

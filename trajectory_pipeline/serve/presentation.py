@@ -16,7 +16,7 @@ from trajectory_pipeline.serve.models import Judged, RunSummary
 from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
-from trajectory_pipeline.storage.postgres.search import SearchFilters
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_reads import Position
 
 Row = Mapping[str, Any]

@@ -14,7 +14,7 @@ from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.problems import problems
 from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
-from trajectory_pipeline.storage.postgres.search import SearchFilters
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_reads import count_outcomes, newest_of_families
 
 router = APIRouter(prefix="/v1", tags=["statistics"])

@@ -327,3 +327,53 @@ def test_removed_text_is_found_missing(pipeline: Pipeline) -> None:
     assert {key: row["text"] for key, row in texts(pipeline).items()} == {
         key: row["text"] for key, row in before.items()
     }
+
+
+# --- agent and organization, which are beside texts and embeddings too ------------------------------------------------
+
+_DIFFERENT = """
+SELECT x.* FROM (SELECT run_id, organization_id, agent_id FROM trajectory.search_texts
+    UNION ALL SELECT run_id, organization_id, agent_id FROM trajectory.trajectory_embeddings) x
+JOIN trajectory.trajectories t USING (run_id)
+WHERE (x.organization_id, x.agent_id) IS DISTINCT FROM (t.organization_id, t.agent_id)"""
+
+
+def move(pipeline: Pipeline, run_id: str, *, to_organization: str | None = None) -> None:
+    """Let a run end a day later, and convert its former hour first: its trajectory is deleted, and inserted again."""
+    if to_organization:
+        pipeline.change_source(
+            f"INSERT INTO organizations (id, name, privileged_tools) VALUES ('{to_organization}', 'other', false)",
+            f"UPDATE runs SET organization_id = '{to_organization}' WHERE id = '{run_id}'",
+        )
+    pipeline.change_source(f"UPDATE runs SET completed_at = completed_at + interval '1 day' WHERE id = '{run_id}'")
+    pipeline.capture(HOUR)
+    pipeline.read(HOUR + timedelta(days=1))
+    pipeline.capture(HOUR)
+    assert pipeline.trajectory(run_id) is None
+
+
+def test_a_run_that_changes_hour_and_organization_is_of_the_new_one_everywhere(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    embed(pipeline, HOUR, embedder=tiny())
+    run_id = some_run(pipeline)
+    move(pipeline, run_id, to_organization="org-new")
+    pipeline.capture(HOUR + timedelta(days=1))
+    assert pipeline.trajectory(run_id)["organization_id"] == "org-new"
+    assert pipeline.ask(_DIFFERENT) == []
+
+
+def test_an_embedding_that_arrives_while_its_run_changes_hour_is_of_its_organization(pipeline: Pipeline) -> None:
+    pipeline.capture(HOUR)
+    run_id, model = some_run(pipeline), tiny()
+    moved: list[str] = []
+
+    def embed_texts(given: Sequence[str]) -> list[Vector]:
+        if not moved:
+            moved.append(run_id)
+            move(pipeline, run_id)
+        return model.embed_texts(given)
+
+    embed(pipeline, HOUR, embedder=replace(model, embed_texts=embed_texts))
+    pipeline.capture(HOUR + timedelta(days=1))
+    assert run_id in embeddings(pipeline)
+    assert pipeline.ask(_DIFFERENT) == []

@@ -19,10 +19,12 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.prepared import Prepared
-from trajectory_pipeline.storage.postgres.search import EXACT_RUNS, SearchFilters, search
+from trajectory_pipeline.storage.postgres.search import EXACT_RUNS, search
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_access import QueryTimeoutError, ServiceDatabase, Tenants
 from trajectory_pipeline.storage.postgres.service_role import (
     NEWEST_WITH_WORDS,
+    POLICY,
     ROLE,
     SHARED_TABLES,
     TENANT_TABLES,
@@ -227,19 +229,22 @@ def test_role_reads_nothing_but_tables_with_policies_and_shared_ones(
             connection.execute(f"SELECT * FROM trajectory.{name}".encode())
 
 
+@pytest.mark.parametrize("are_few", [True, False])
 @pytest.mark.parametrize("tenants", [ONLY_MINE, NOBODY])
 def test_function_that_finds_words_returns_the_tenants_runs_alone(
-    database: TrajectoryDatabase, tokens: Tokens, tenants: Tenants
+    database: TrajectoryDatabase, tokens: Tokens, tenants: Tenants, *, are_few: bool
 ) -> None:
     every = "SELECT s.run_id FROM trajectory.search_texts s WHERE s.words @@ 'the'::tsquery"
     theirs = {row["run_id"] for row in database.rows(every)} & (tokens.runs[MINE] if tenants == ONLY_MINE else set())
-    call = f"SELECT run_id FROM {NEWEST_WITH_WORDS}('the'::tsquery, %s) AS run_id"
+    call = f"SELECT run_id FROM {NEWEST_WITH_WORDS}('the'::tsquery, %s, %s) AS run_id"
     with ServiceDatabase(database, 10).reading(tenants) as connection:
-        found = [row[0] for row in connection.execute(call.encode(), [1_000])]
-        assert len(connection.execute(call.encode(), [1]).fetchall()) == min(1, len(theirs))
+        found = [row[0] for row in connection.execute(call.encode(), [1_000, are_few])]
+        assert len(connection.execute(call.encode(), [1, are_few]).fetchall()) == min(1, len(theirs))
     assert (len(found), set(found)) == (len(theirs), theirs)
     with ServiceDatabase(database, 10).reading(None) as connection:
-        assert connection.execute(call.encode(), [1_000]).fetchall() == [], "without tenants there is nothing to find"
+        assert connection.execute(call.encode(), [1_000, are_few]).fetchall() == [], (
+            "without tenants there is nothing to find"
+        )
 
 
 @pytest.mark.parametrize("most", [EXACT_RUNS, 0], ids=["few", "many"])
@@ -451,7 +456,7 @@ def test_migration_renews_the_role_where_it_is_in_use(make_database: Callable[[s
         assert not is_prepared(connection)
     create_token(TrajectoryDatabase(url), "mine", ALL_SCOPES, ONLY_MINE, None)
     with psycopg.connect(url) as connection:
-        connection.execute(f"DROP FUNCTION {NEWEST_WITH_WORDS}(tsquery, bigint)".encode())
+        connection.execute(f"DROP FUNCTION {NEWEST_WITH_WORDS}".encode())
         assert not is_prepared(connection)
     migrate(url)
     with psycopg.connect(url) as connection:
@@ -477,7 +482,7 @@ def test_table_that_came_later_is_shown_when_the_service_starts(trajectory_datab
     create_token(database, "mine", ALL_SCOPES, ONLY_MINE, None)
     with psycopg.connect(trajectory_database) as connection:
         connection.execute(sql.SQL("REVOKE SELECT ON trajectory.verdicts FROM {}").format(sql.Identifier(ROLE)))
-        connection.execute("DROP POLICY service_tenants_1 ON trajectory.verdicts")
+        connection.execute(sql.SQL("DROP POLICY {} ON trajectory.verdicts").format(sql.Identifier(POLICY)))
     with database.connect() as connection:
         assert not is_prepared(connection)
     make_service(make_settings(), Storage.at("unused", trajectory_database), loopback=True)

@@ -57,11 +57,18 @@ _NEW = """SELECT s.run_id, %(model)s, s.partition_key, s.text_digest, s.renderin
     JOIN jsonb_to_recordset(%(found)s::jsonb)
         AS n (text_digest text, embedding text, error_class text, error_message text, retried boolean)
         ON n.text_digest = s.text_digest"""
-# What stays where only the rendering's version, or the partition of the run, is another one.
+# What stays where only the rendering's version, or the partition of the run, is another one. The text is locked first,
+# as by the trigger on trajectories, run by run.
 _KEEP_UP = """
 UPDATE trajectory.trajectory_embeddings e
-SET partition_key = s.partition_key, rendering_version = s.rendering_version FROM trajectory.search_texts s
-WHERE s.run_id = e.run_id AND s.partition_key = ANY(%(keys)s) AND s.text_digest = e.text_digest
+SET partition_key = s.partition_key, rendering_version = s.rendering_version
+FROM (
+    SELECT s.* FROM trajectory.search_texts s
+    WHERE s.partition_key = ANY(%(keys)s) AND EXISTS (
+        SELECT FROM trajectory.trajectory_embeddings e WHERE s.run_id = e.run_id AND s.text_digest = e.text_digest
+            AND (s.partition_key, s.rendering_version) <> (e.partition_key, e.rendering_version))
+    ORDER BY s.run_id FOR SHARE OF s) s
+WHERE s.run_id = e.run_id AND s.text_digest = e.text_digest
     AND (s.partition_key, s.rendering_version) <> (e.partition_key, e.rendering_version)"""
 _USE_MODEL = """
 INSERT INTO trajectory.embedding_models (model_id, name, base_url, weights_digest, dimensions, is_current, created_at)
@@ -140,12 +147,11 @@ class EmbeddingStore:
         """Give each text of these partitions the embedding of an equal text, where there is one; returns how many."""
         parameters = {"model": self.model.model_id, "keys": list(partition_keys), **self._pauses}
 
-        def work(transaction: Transaction) -> int:
-            transaction.rows(sql.SQL(_KEEP_UP), parameters)
-            statement = sql.SQL(_SAVE + " RETURNING 1 AS one").format(source=sql.SQL(_COPY))
-            return len(transaction.rows(statement, parameters))
-
-        return self.connection.run("Reusing embeddings", work)
+        statement = sql.SQL(_SAVE + " RETURNING 1 AS one").format(source=sql.SQL(_COPY))
+        # Two transactions: one that kept embeddings locked, and then locked texts, could wait for a capture that waits
+        # for it.
+        self.connection.rows("Keeping embeddings up to date", sql.SQL(_KEEP_UP), parameters)
+        return len(self.connection.rows("Reusing embeddings", statement, parameters))
 
     def wanted(self, partition_keys: Sequence[str]) -> list[WantedText]:
         """Return the texts of partitions that have no embedding, and of those that had an error, the ones due again."""

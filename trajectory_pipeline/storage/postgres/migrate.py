@@ -89,7 +89,7 @@ def _migrate_once(url: str, *, rehearse: bool) -> tuple[str | None, str]:
             if before is None:
                 _make_schema(connection)
             config = _config()
-            config.attributes["connection"] = connection
+            config.attributes |= {"connection": connection, "rehearse": rehearse}
             # Alembic holds the environment of a running migration in a global.
             with _ALEMBIC:
                 command.upgrade(config, "head")

@@ -37,12 +37,18 @@ _STATEMENTS = (
         error_message TEXT,
         failures BIGINT NOT NULL,
         next_attempt_at TIMESTAMP WITH TIME ZONE,
+        organization_id TEXT,
+        agent_id TEXT,
         PRIMARY KEY (run_id, model_id)
     )""",
     "CREATE INDEX ON trajectory.trajectory_embeddings (partition_key)",
     "CREATE INDEX ON trajectory.trajectory_embeddings (model_id, text_digest)",
     # What is to be tried again: mostly nothing.
     "CREATE INDEX ON trajectory.trajectory_embeddings (next_attempt_at) WHERE next_attempt_at IS NOT NULL",
+    "CREATE INDEX ON trajectory.trajectory_embeddings (organization_id)",
+    "CREATE INDEX ON trajectory.trajectory_embeddings (agent_id)",
+    "CREATE TRIGGER set_tenants BEFORE INSERT ON trajectory.trajectory_embeddings FOR EACH ROW"
+    " EXECUTE FUNCTION trajectory.set_tenants()",
 )
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Literal
 
+import orjson
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
@@ -26,7 +27,7 @@ from trajectory_pipeline.search.snippet import snippet
 from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
 from trajectory_pipeline.storage.postgres.meaning_index import SPACE, CurrentModel, SearchedSpace, as_space, find_space
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
-from trajectory_pipeline.storage.postgres.service_access import Tenants
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters, filter_conditions, tenant_conditions
 from trajectory_pipeline.storage.postgres.service_role import NEWEST_WITH_WORDS, ROLE
 from trajectory_pipeline.storage.postgres.word_frequencies import (
     READ_WORDS,
@@ -55,44 +56,6 @@ _FIRST_LOOK, _POOL = 50, 200
 """So many similar runs are looked through for successes and failures first, and then."""
 _POOL_OF_FEW = 2_000
 """Where few runs pass the filters, so many are looked through, before each side is searched on its own."""
-
-
-@dataclass(frozen=True)
-class SearchFilters:
-    """Which runs may be found. A filter that is empty or None allows all; a list allows any of its values.
-
-    Attributes:
-        completed_from: earliest ``end_time``; with a zone.
-        completed_to: ``end_time`` must be before it; with a zone.
-        outcomes: of the verdict under the current policy, so that only judged runs are found.
-        heuristic_outcomes: by rule.
-        tools: that ran in the run.
-        models: of the agent.
-        failure_modes: of the verdict.
-        tags: of the agent, or of the verdict.
-        task_family: id of a task family.
-        sources: names of sources: `letta`, or one in `TRAJECTORY_SOURCES`.
-        tenants: whose runs may be found; None: all. Policies hold a client to its tenants anyway; as a filter, they are
-            what its runs are found by.
-    """
-
-    agent_ids: tuple[str, ...] = ()
-    organization_ids: tuple[str, ...] = ()
-    project_ids: tuple[str, ...] = ()
-    completed_from: datetime | None = None
-    completed_to: datetime | None = None
-    outcomes: tuple[str, ...] = ()
-    heuristic_outcomes: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    failure_modes: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    task_family: str | None = None
-    sources: tuple[str, ...] = ()
-    tenants: Tenants | None = None
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, one.name) for one in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,22 +135,6 @@ class Contrast:
 
 
 _NO_FILTERS = SearchFilters()
-_CONDITIONS = {
-    "agent_ids": "t.agent_id = ANY(%(agent_ids)s)",
-    "organization_ids": "t.organization_id = ANY(%(organization_ids)s)",
-    "project_ids": "t.project_id = ANY(%(project_ids)s)",
-    "sources": "t.source = ANY(%(sources)s)",
-    "completed_from": "t.end_time >= %(completed_from)s",
-    "completed_to": "t.end_time < %(completed_to)s",
-    "outcomes": "o.outcome = ANY(%(outcomes)s)",
-    "heuristic_outcomes": "t.heuristic_outcome = ANY(%(heuristic_outcomes)s)",
-    "tools": "t.tools_used && %(tools)s::text[]",
-    "models": "t.models && %(models)s::text[]",
-    "failure_modes": "o.failure_mode = ANY(%(failure_modes)s)",
-    "tags": "(t.tags && %(tags)s::text[] OR o.tags && %(tags)s::text[])",
-    "task_family": "EXISTS (SELECT FROM trajectory.task_family_runs f"
-    " WHERE f.run_id = t.run_id AND f.family_id = %(task_family)s)",
-}
 _NAMED = (
     *("agent_ids", "organization_ids", "project_ids", "sources", "tools", "models", "failure_modes", "tags"),
     "task_family",
@@ -208,7 +155,7 @@ ORDER BY score DESC, s.run_id LIMIT %(depth)s"""
 # Of few runs, both lists at once: the runs are looked up once, and each statement takes a round trip.
 _AMONG_FEW = """
 WITH allowed AS MATERIALIZED ({runs} LIMIT %(few)s + 1),
-counted AS MATERIALIZED (SELECT count(*) AS runs FROM allowed)
+counted AS MATERIALIZED (SELECT count(*) AS runs FROM {counted})
 SELECT 0 AS list, NULL::text AS run_id, runs::float8 AS score, 0::bigint AS place FROM counted
 {lists} ORDER BY list, place"""
 _WORDS_AMONG_FEW = """
@@ -218,6 +165,8 @@ UNION ALL SELECT 1, run_id, score, row_number() OVER (ORDER BY score DESC, run_i
         WHERE (SELECT runs FROM counted) <= %(few)s OFFSET 0) s
     WHERE s.words @@ %(any)s::tsquery
     ORDER BY score DESC, s.run_id LIMIT %(depth)s) words"""
+# By an index alone: only few of them are looked up.
+_COUNTED_APART = "({runs} LIMIT %(most)s + 1) counted"
 _MEANING_AMONG_FEW = """
 UNION ALL SELECT 2, run_id, 1 - distance, row_number() OVER (ORDER BY distance, run_id) FROM (
     SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
@@ -225,15 +174,33 @@ UNION ALL SELECT 2, run_id, 1 - distance, row_number() OVER (ORDER BY distance, 
     WHERE (SELECT runs FROM counted) <= %(few)s AND e.model_id = {model} AND e.embedding IS NOT NULL
     ORDER BY distance, e.run_id LIMIT %(depth)s) meaning"""
 _NEWEST = """
-(SELECT s.run_id FROM allowed JOIN trajectory.search_texts s USING (run_id) WHERE s.words @@ {}::tsquery
+(SELECT s.run_id FROM allowed JOIN trajectory.search_texts s USING (run_id) WHERE s.words @@ {query}::tsquery{of_texts}
 ORDER BY s.partition_key DESC, s.run_id LIMIT %(bound)s)"""
-_NEWEST_OF_CLIENT = f"SELECT run_id FROM {NEWEST_WITH_WORDS}({{}}::tsquery, %(bound)s::bigint) AS run_id"
+# Of words that few texts have, or none, Postgres expects too many, and would read all texts in order of time.
+_NEWEST_OF_FEW = """
+(SELECT m.run_id FROM (
+    SELECT s.run_id, s.partition_key FROM trajectory.search_texts s WHERE s.words @@ {query}::tsquery{of_texts}
+    ORDER BY s.partition_key DESC, s.run_id OFFSET 0) m
+CROSS JOIN LATERAL ({runs} AND t.run_id = m.run_id OFFSET 0) t
+ORDER BY m.partition_key DESC, m.run_id LIMIT %(bound)s)"""
+_NEWEST_OF_CLIENT = (
+    f"SELECT run_id FROM {NEWEST_WITH_WORDS}({{query}}::tsquery, %(bound)s::bigint, %(are_few)s::boolean) AS run_id"
+)
 _NEAREST = """
 WITH {scope}
 SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
-WHERE e.model_id = {model} AND e.embedding IS NOT NULL
+WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
+# Without reading all runs too: the nearest that are not deleted.
+_NEAREST_OF_WHOLE = """
+SELECT e.run_id, e.distance FROM (
+    SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
+    FROM trajectory.trajectory_embeddings e
+    WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
+    ORDER BY distance, e.run_id OFFSET 0) e
+CROSS JOIN LATERAL ({runs} AND t.run_id = e.run_id OFFSET 0) t
+ORDER BY e.distance, e.run_id LIMIT %(depth)s"""
 # Runs that do not pass the filters are passed over until there are enough, or 20,000 were looked at. In strict order,
 # the index would leave out what it finds late, which is up to half of the nearest where few pass.
 _INDEX_SCAN = """
@@ -243,7 +210,7 @@ _NEAREST_BY_INDEX = """
 SELECT e.run_id, e.distance FROM (
     SELECT e.run_id, e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} AS distance
     FROM trajectory.trajectory_embeddings e
-    WHERE e.model_id = {model} AND e.embedding IS NOT NULL
+    WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
         AND EXISTS ({runs} AND t.run_id = e.run_id)
     ORDER BY e.embedding::{halfvec}({dimensions}) {distance} %(vector)s::{halfvec} LIMIT %(places)s) e
 ORDER BY e.distance + 0, e.run_id"""
@@ -265,15 +232,22 @@ class _Scope:
         runs: a query for their ids.
         parameters: of the query.
         filtered: whether anything but deleted runs is left out.
-        only_tenants: whether these are all runs of tenants.
-        of_client: the same query for the role of clients with tenants, which sees no other runs anyway. Were it said
-            twice, Postgres would expect too few runs to ask the index of meaning.
+        of_texts: conditions on search texts ``s`` that say the same of their agents and organizations.
+        of_embeddings: the same on embeddings ``e``; ``of_embeddings_of_client`` without the client's tenants.
+        whole: whether these are all runs of agents or organizations.
+        only_tenants: whether these are all runs of the client's tenants.
+        of_client: the same query for the role of clients with tenants, which sees no other runs and embeddings anyway.
+            Were it said twice, Postgres would expect too few to ask the index of meaning.
         narrowed: whether a contrast asks for one outcome of many of them.
     """
 
     runs: str
     parameters: dict[str, Any]
     filtered: bool
+    of_texts: str
+    of_embeddings: str
+    of_embeddings_of_client: str
+    whole: bool
     only_tenants: bool
     of_client: str
     narrowed: bool = False
@@ -465,32 +439,6 @@ def unknown_names(connection: psycopg.Connection, filters: SearchFilters) -> dic
     return unknown
 
 
-def filter_conditions(filters: SearchFilters) -> tuple[list[str], dict[str, Any]]:
-    """Return conditions on trajectories ``t`` that are not deleted and their verdicts ``o``, and their parameters."""
-    conditions, parameters = ["t.deleted_at IS NULL"], dict[str, Any]()
-    for name, condition in _CONDITIONS.items():
-        if value := getattr(filters, name):
-            conditions.append(_bind(condition, name, value, parameters))
-    if filters.tenants is not None:
-        allowed = {"organization_id": filters.tenants.organizations, "agent_id": filters.tenants.agents}
-        either = " OR ".join(
-            _bind(f"t.{column} = ANY(%(tenants_{column})s)", f"tenants_{column}", tuple(sorted(values)), parameters)
-            for column, values in allowed.items()
-            if values
-        )
-        conditions.append(f"({either or 'false'})")
-    return conditions, parameters
-
-
-def _bind(condition: str, name: str, value: Any, parameters: dict[str, Any]) -> str:
-    """Return a condition, and set its parameter; for one value by ``=``: an index gives its runs in order of time."""
-    if isinstance(value, tuple) and len(value) == 1 and condition.endswith(f"= ANY(%({name})s)"):
-        parameters[name] = value[0]
-        return condition.replace(f"ANY(%({name})s)", f"%({name})s")
-    parameters[name] = list(value) if isinstance(value, tuple) else value
-    return condition
-
-
 def why_words_only(connection: psycopg.Connection) -> str | None:
     """Return why nothing can be found by meaning, and what to do, as a sentence; None where it can."""
     return _reason_for_words_only(find_space(connection))
@@ -566,16 +514,21 @@ def _find(
     connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, depth_of_few: int = 0
 ) -> _Found:
     """Return at least ``min(k, what matches)`` runs of a scope; of few runs, so many places of each list."""
-    found = _find_among_few(connection, question, scope, max(_DEPTH, k, depth_of_few)) if scope.filtered else None
-    return found or _find_among_many(connection, question, scope, k)
+    if not scope.filtered:
+        return _find_among_many(connection, question, scope, k)
+    found = _find_among_few(connection, question, scope, max(_DEPTH, k, depth_of_few))
+    if isinstance(found, _Found):
+        return found
+    # Embeddings of all runs of an organization are read by an index of their own, without looking up each run.
+    return _find_among_many(connection, question, scope, k, exact=scope.whole and found <= EXACT_RUNS)
 
 
-def _find_among_few(connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int) -> _Found | None:
-    """Return what is found by looking at each run of a scope; None where there are too many."""
+def _find_among_few(connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int) -> _Found | int:
+    """Return what is found by looking at each run of a scope; where there are too many, how many, if not still more."""
     # Words have an index always, embeddings only where there are many.
     indexed = question.space is None or question.space.model.indexed
     few = EXACT_RUNS_BESIDE_INDEX if indexed else EXACT_RUNS
-    parameters = {**scope.parameters, "few": few, "depth": depth}
+    parameters = {**scope.parameters, "few": few, "most": EXACT_RUNS, "depth": depth}
     lists: sql.Composed = sql.Composed([])
     if question.weights:
         score, weights = _score(question.weights)
@@ -584,19 +537,24 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
     if question.space is not None:
         parameters["vector"] = question.space.vector
         lists += sql.SQL(_MEANING_AMONG_FEW).format(**question.space.parts)
-    statement = sql.SQL(_AMONG_FEW).format(runs=sql.SQL(scope.runs), lists=lists)
+    runs = sql.SQL(scope.runs)
+    counted = sql.SQL(_COUNTED_APART if scope.whole else "allowed").format(runs=runs)
+    statement = sql.SQL(_AMONG_FEW).format(runs=runs, counted=counted, lists=lists)
     (_, _, count, _), *rows = connection.execute(statement, parameters).fetchall()
     if count > few:
-        return None
+        return int(count)
     by_words, by_meaning = ({run_id: score for one, run_id, score, _ in rows if one == number} for number in (1, 2))
     return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning, few=int(count))
 
 
-def _find_among_many(connection: psycopg.Connection, question: _Question, scope: _Scope, k: int) -> _Found:
+def _find_among_many(
+    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, exact: bool = False
+) -> _Found:
     by_meaning = {}
-    if question.space is not None:
-        runs = scope.of_client if question.as_client else scope.runs
-        by_meaning = _meaning_list(connection, question.space, scope, runs, k)
+    if question.space is not None and question.space.model.indexed and not exact:
+        by_meaning = _nearest_by_index(connection, question.space, scope, k, as_client=question.as_client)
+    if question.space is not None and len(by_meaning) < k:
+        by_meaning = _nearest(connection, question.space, scope, k)
     # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
     needed = 0 if len(by_meaning) >= k else k
     by_words = _rank_by_words(connection, question, scope, k, needed) if question.weights else {}
@@ -626,7 +584,12 @@ def _scope(
     """Return the runs that may be found; of those that pass the filters, all, or those with one outcome."""
     sources = ["trajectory.trajectories t"]
     conditions, parameters = filter_conditions(filters)
-    of_tenants, _ = filter_conditions(SearchFilters(tenants=filters.tenants))
+    of_client, _ = filter_conditions(SearchFilters(tenants=filters.tenants))
+    of_texts, of_embeddings, of_embeddings_of_client = (
+        "".join(f" AND {one}" for one in tenant_conditions(some, table)[0])
+        for some, table in ((filters, "s"), (filters, "e"), (replace(filters, tenants=None), "e"))
+    )
+    of_tenants, _ = tenant_conditions(filters, "t")
     if judged:
         conditions.append("o.outcome = %(judged)s")
         parameters["judged"] = judged
@@ -651,8 +614,12 @@ def _scope(
         runs(conditions),
         parameters,
         bool(parameters),
-        only_tenants=len(sources) == 1 and conditions == of_tenants,
-        of_client=runs([one for one in conditions if one not in of_tenants[1:]]),
+        of_texts,
+        of_embeddings,
+        of_embeddings_of_client,
+        whole=len(sources) == 1 and bool(of_tenants) and conditions[1:] == of_tenants,
+        only_tenants=len(sources) == 1 and conditions == of_client,
+        of_client=runs([one for one in conditions if one not in of_client[1:]]),
         narrowed=bool(judged or unjudged),
     )
 
@@ -663,17 +630,24 @@ def _rank_by_words(
     """Return the score of runs with words of the query, best first: at least ``needed``, if there are so many."""
     weights = question.weights
     score, of_terms = _score(weights)
-    newest = _NEWEST_OF_CLIENT if question.as_client and scope.only_tenants else _NEWEST
 
     def scored(terms: Sequence[str]) -> dict[str, float]:
+        are_few = sum(weights[term].matches for term in terms) <= _CANDIDATES
+        newest = _NEWEST_OF_FEW if are_few else _NEWEST
+        if question.as_client and scope.only_tenants:
+            newest = _NEWEST_OF_CLIENT
         # What has all of the words is among the candidates, however many newer ones have some.
-        candidates = [newest.format(f"%({name})s") for name in ("every", "any")[len(terms) < 2 :]]
+        candidates = [
+            newest.format(query=f"%({name})s", of_texts=scope.of_texts, runs=scope.runs)
+            for name in ("every", "any")[len(terms) < 2 :]
+        ]
         parameters = {
             **scope.parameters,
             **of_terms,
             "depth": max(_DEPTH, k),
             "any": _any_of(terms),
             "bound": max(RANKED_MATCHES, k),
+            "are_few": are_few,
             "every": " & ".join(f"({term})" for term in terms),
         }
         statement = _WORDS.format(scope=scope.cte, candidates=" UNION ".join(candidates), score=score, words=READ_WORDS)
@@ -700,7 +674,7 @@ def _score(weights: Mapping[str, Frequency]) -> tuple[str, dict[str, Any]]:
 
 def _telling_terms(weights: Mapping[str, Frequency]) -> int:
     """Return how many of the rarest terms match not too many texts together; at least one."""
-    matches = accumulate(sorted(one.share * one.texts for one in weights.values()))
+    matches = accumulate(sorted(one.matches for one in weights.values()))
     return max(1, sum(so_far <= _CANDIDATES for so_far in matches))
 
 
@@ -708,19 +682,33 @@ def _any_of(terms: Iterable[str]) -> str:
     return " | ".join(f"({term})" for term in terms)
 
 
-def _meaning_list(connection: psycopg.Connection, space: _Space, scope: _Scope, runs: str, k: int) -> dict[str, float]:
-    """Return the cosine similarity of the runs nearest to the query, nearest first; ``runs`` are those of the scope."""
+def _nearest(connection: psycopg.Connection, space: _Space, scope: _Scope, k: int) -> dict[str, float]:
+    """Return the cosine similarity of the runs nearest to the query, nearest first."""
+    statement = sql.SQL(_NEAREST_OF_WHOLE if scope.whole else _NEAREST).format(
+        scope=sql.SQL(scope.cte),
+        runs=sql.SQL(scope.runs),
+        of_embeddings=sql.SQL(scope.of_embeddings),
+        **space.parts,
+    )
+    parameters = {**scope.parameters, "vector": space.vector, "depth": max(_DEPTH, k)}
+    return {run_id: 1 - distance for run_id, distance in connection.execute(statement, parameters)}
+
+
+def _nearest_by_index(
+    connection: psycopg.Connection, space: _Space, scope: _Scope, k: int, *, as_client: bool
+) -> dict[str, float]:
+    """Return about the same by the index, perhaps fewer."""
     depth = max(_DEPTH, k)
-    parameters = {**scope.parameters, "vector": space.vector, "depth": depth}
-    if space.model.indexed:
-        connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
-        by_index = sql.SQL(_NEAREST_BY_INDEX).format(runs=sql.SQL(runs), **space.parts)
-        # Each place more is another look at the index.
-        near = connection.execute(by_index, {**parameters, "places": k if scope.narrowed else depth}).fetchall()
-        if len(near) >= k:
-            return {run_id: 1 - distance for run_id, distance in near}
-    exact = connection.execute(sql.SQL(_NEAREST).format(scope=sql.SQL(scope.cte), **space.parts), parameters)
-    return {run_id: 1 - distance for run_id, distance in exact}
+    runs, of_embeddings = (
+        (scope.of_client, scope.of_embeddings_of_client) if as_client else (scope.runs, scope.of_embeddings)
+    )
+    connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
+    statement = sql.SQL(_NEAREST_BY_INDEX).format(
+        runs=sql.SQL(runs), of_embeddings=sql.SQL(of_embeddings), **space.parts
+    )
+    # Each place more is another look at the index.
+    parameters = {**scope.parameters, "vector": space.vector, "places": k if scope.narrowed else depth}
+    return {run_id: 1 - distance for run_id, distance in connection.execute(statement, parameters)}
 
 
 def _space(space: SearchedSpace, query_vector: Sequence[float]) -> _Space:
@@ -737,7 +725,7 @@ def _space(space: SearchedSpace, query_vector: Sequence[float]) -> _Space:
             f"The query's embedding has {len(query_vector)} dimensions, and those of {model.name} have"
             f" {model.dimensions}: embed the query by that model."
         )
-    return _Space(pgvector, model, "[" + ",".join(map(repr, map(float, query_vector))) + "]")
+    return _Space(pgvector, model, orjson.dumps([float(number) for number in query_vector]).decode())
 
 
 def _ranks(scores: Mapping[str, float]) -> dict[str, int]:

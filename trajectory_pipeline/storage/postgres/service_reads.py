@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from trajectory_pipeline.storage.postgres.current_verdicts import CURRENT_VERDICT, CURRENT_VERDICTS
 from trajectory_pipeline.storage.postgres.prepared import Prepared
-from trajectory_pipeline.storage.postgres.search import SearchFilters, filter_conditions
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters, filter_conditions
 
 Row = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from trajectory_pipeline.schema.types import SCHEMA_NAME
 ROLE = "trajectory_service"
 ORGANIZATIONS = "trajectory.organizations"
 AGENTS = "trajectory.agents"
-POLICY = "service_tenants_1"
+POLICY = "service_tenants_2"
 """With the version of what it says: another one replaces it."""
 _EVERYONE = "service_everyone_1"
 
@@ -22,25 +22,36 @@ _OF_ORGANIZATIONS = (
 )
 _OF_AGENTS = f"agent_id = ANY ((SELECT nullif(current_setting('{AGENTS}', true), '')::text[])::text[])"
 _TENANTS = f"{_OF_ORGANIZATIONS} OR {_OF_AGENTS}"
-NEWEST_WITH_WORDS = "trajectory.service_newest_with_words_2"
-"""A function (query, how many) that returns the ids of the newest runs of the tenants whose texts match the query."""
-# Both sides by indexes alone, and first: Postgres would else read texts in order of time until enough match.
+NEWEST_WITH_WORDS = "trajectory.service_newest_with_words_3"
+"""A function that returns the ids of the newest runs of the tenants whose texts match a query.
+
+Parameters: the query, how many, whether few texts match it.
+"""
+_OF_FUNCTION = f"{NEWEST_WITH_WORDS}(tsquery, bigint, boolean)"
+# Where few match, by the indexes of words and tenants: Postgres expects more of rare words, and would read texts in
+# order of time until enough match. Then one after the other until enough are found: it would read all trajectories.
 _NEWEST_WITH_WORDS = f"""
-CREATE OR REPLACE FUNCTION {NEWEST_WITH_WORDS}(tsquery, bigint) RETURNS SETOF text
+CREATE OR REPLACE FUNCTION {_OF_FUNCTION} RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-WITH matches AS MATERIALIZED (SELECT s.run_id, s.partition_key FROM trajectory.search_texts s WHERE s.words @@ $1),
-allowed AS MATERIALIZED (
-    SELECT t.run_id FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {_OF_ORGANIZATIONS}
-    UNION SELECT t.run_id FROM trajectory.trajectories t WHERE t.deleted_at IS NULL AND {_OF_AGENTS})
-SELECT m.run_id FROM matches m JOIN allowed USING (run_id) ORDER BY m.partition_key DESC, m.run_id LIMIT $2 $$"""
+(SELECT m.run_id FROM (
+    SELECT s.run_id, s.partition_key FROM trajectory.search_texts s WHERE $3 AND s.words @@ $1 AND ({_TENANTS})
+    ORDER BY s.partition_key DESC, s.run_id OFFSET 0) m
+CROSS JOIN LATERAL (
+    SELECT FROM trajectory.trajectories t WHERE t.run_id = m.run_id AND t.deleted_at IS NULL OFFSET 0) t
+ORDER BY m.partition_key DESC, m.run_id LIMIT $2)
+UNION ALL
+(SELECT s.run_id FROM trajectory.search_texts s WHERE NOT $3 AND s.words @@ $1 AND ({_TENANTS})
+    AND EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = s.run_id AND t.deleted_at IS NULL)
+ORDER BY s.partition_key DESC, s.run_id LIMIT $2) $$"""
 # The policy of trajectories holds inside too.
 _OF_A_RUN = "EXISTS (SELECT FROM trajectory.trajectories t WHERE t.run_id = {table}.run_id)"
 
 TENANT_TABLES = {
     "trajectories": _TENANTS,
     "verdicts": _OF_A_RUN,
-    "search_texts": _OF_A_RUN,
-    "trajectory_embeddings": _OF_A_RUN,
+    # Triggers keep both columns of these as they are in trajectories.
+    "search_texts": _TENANTS,
+    "trajectory_embeddings": _TENANTS,
     "task_family_runs": _OF_A_RUN,
     "similar_runs": f"{_OF_A_RUN} AND {_OF_A_RUN.replace('{table}.run_id', '{table}.similar_run_id')}",
 }
@@ -54,9 +65,7 @@ _STATE = (
     "SELECT c.relname, c.relrowsecurity, ARRAY(SELECT polname::text FROM pg_policy WHERE polrelid = c.oid),"
     f" has_table_privilege(%(role)s, c.oid, 'SELECT'){_TABLES}"
 )
-_MAY_FIND_WORDS = (
-    f"SELECT has_function_privilege(%s, to_regprocedure('{NEWEST_WITH_WORDS}(tsquery,bigint)'), 'EXECUTE')"
-)
+_MAY_FIND_WORDS = f"SELECT has_function_privilege(%s, to_regprocedure('{_OF_FUNCTION}'), 'EXECUTE')"
 _PARAMETERS = {"role": ROLE, "schema": SCHEMA_NAME, "tables": [*TENANT_TABLES, *SHARED_TABLES]}
 
 
@@ -105,7 +114,7 @@ def prepare_service_role(connection: psycopg.Connection) -> None:
     # A policy comes before a condition that is not leakproof, so that the role could not use the index of words. What
     # the function returns is read under the policies like all else: it cannot show more, only be found sooner.
     connection.execute(sql.SQL(_NEWEST_WITH_WORDS))
-    function = sql.SQL(f"{NEWEST_WITH_WORDS}(tsquery, bigint)")
+    function = sql.SQL(_OF_FUNCTION)
     connection.execute(sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(function))
     connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, role))
 

@@ -10,7 +10,8 @@ from trajectory_pipeline.storage.postgres import meaning_index
 from trajectory_pipeline.storage.postgres import search as search_module
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index, find_space
-from trajectory_pipeline.storage.postgres.search import SearchFilters, SearchHit, search
+from trajectory_pipeline.storage.postgres.search import SearchHit, search
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_model, add_runs
 
 QUERY = (1.0, 0.0, 0.0)
@@ -83,13 +84,30 @@ def test_of_few_that_pass_a_filter_the_index_finds_the_nearest_in_order(
     monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 1_500)
     exact = near(database, 20, of_agent, query)
     assert ensure_meaning_index(database)
-    for name, value in {"EXACT_RUNS_BESIDE_INDEX": 0, "_LEAST_EF": 20, "_MOST_EF": 20, "_DEPTH": 20}.items():
-        monkeypatch.setattr(search_module, name, value)
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
+        monkeypatch.setattr(search_module, name, 0)
+    for name in ("_LEAST_EF", "_MOST_EF", "_DEPTH"):
+        monkeypatch.setattr(search_module, name, 20)
     found = near(database, 20, of_agent, query)
     assert scans(database) == 1
     similarities = [hit.similarity for hit in found]
     assert similarities == sorted(similarities, reverse=True)
     assert len({hit.run_id for hit in found} & {hit.run_id for hit in exact}) >= 16
+
+
+def test_the_embeddings_of_a_whole_agent_are_looked_at_up_to_a_number_of_runs(
+    database: TrajectoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_agent = SearchFilters(agent_ids=("agent-1",))
+    exact = near(database, 20, of_agent)
+    assert ensure_meaning_index(database)
+    monkeypatch.setattr(search_module, "EXACT_RUNS_BESIDE_INDEX", 10)
+    monkeypatch.setattr(search_module, "EXACT_RUNS", 150)
+    assert near(database, 20, of_agent) == exact
+    assert scans(database) == 0
+    monkeypatch.setattr(search_module, "EXACT_RUNS", 149)
+    assert len(near(database, 20, of_agent)) == 20
+    assert scans(database) == 1
 
 
 def test_where_the_index_finds_too_few_all_are_looked_at(database: TrajectoryDatabase) -> None:

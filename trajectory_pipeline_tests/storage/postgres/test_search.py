@@ -17,13 +17,14 @@ from trajectory_pipeline.search.fusion import RANK_CONSTANT
 from trajectory_pipeline.storage.postgres import search as module
 from trajectory_pipeline.storage.postgres.search import (
     Evidence,
-    SearchFilters,
     SearchHit,
     SearchMode,
     contrast,
     search,
     why_words_only,
 )
+from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
+from trajectory_pipeline.storage.postgres.service_access import Tenants
 from trajectory_pipeline_tests.server_databases import create_database, drop_database
 from trajectory_pipeline_tests.storage.postgres.searchable import NOON, Run, add_model, add_policy, add_runs
 
@@ -55,6 +56,7 @@ def ids(hits: Sequence[SearchHit]) -> list[str]:
 # --- the property -------------------------------------------------------------------------------------------------
 
 VOCABULARY = ("refund", "parcel", "late", "address", "train", "the")
+NOBODY = Tenants(frozenset(), frozenset())
 _words = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=6)
 _numbers = st.sampled_from((-1.0, 0.0, 1.0, 2.0))
 _vectors = st.tuples(_numbers, _numbers, _numbers).filter(any)
@@ -64,6 +66,7 @@ _runs = st.lists(
         text=_words.map(" ".join),
         vector=st.none() | _vectors,
         agent_id=st.sampled_from(("agent-a", "agent-b")),
+        organization_id=st.sampled_from(("org-a", "org-b", None)),
         deleted=st.sampled_from((False, False, False, True)),
         judged_outcome=st.sampled_from((None, "success", "failure")),
         tools=st.sampled_from(((), ("lookup",), ("lookup", "refund"))),
@@ -76,6 +79,8 @@ _runs = st.lists(
 _filters = st.builds(
     SearchFilters,
     agent_ids=st.sampled_from(((), (), ("agent-a",))),
+    organization_ids=st.sampled_from(((), (), ("org-b",), ("org-a", "org-b"))),
+    tenants=st.sampled_from((None, None, Tenants(frozenset({"org-a"}), frozenset({"agent-b"})), NOBODY)),
     outcomes=st.sampled_from(((), (), ("failure",), ("failure", "success"))),
     tools=st.sampled_from(((), (), ("refund",))),
     completed_from=st.sampled_from((None, None, NOON + timedelta(hours=1))),
@@ -102,6 +107,10 @@ def _has(text: str, term: str | tuple[str, ...]) -> bool:
     return any(tuple(words[at : at + len(phrase)]) == phrase for at in range(len(words)))
 
 
+def _is_of(run: Run, tenants: Tenants | None) -> bool:
+    return tenants is None or run.organization_id in tenants.organizations or run.agent_id in tenants.agents
+
+
 class Oracle:
     """All that search does, by looking at each run."""
 
@@ -114,6 +123,8 @@ class Oracle:
             for run in runs
             if not run.deleted
             and (not filters.agent_ids or run.agent_id in filters.agent_ids)
+            and (not filters.organization_ids or run.organization_id in filters.organization_ids)
+            and _is_of(run, filters.tenants)
             and (not filters.outcomes or run.judged_outcome in filters.outcomes)
             and (not filters.tools or set(filters.tools) & set(run.tools))
             and (filters.completed_from is None or run.end_time >= filters.completed_from)
@@ -121,8 +132,10 @@ class Oracle:
             and (excluded is None or not _has(str(run.text), excluded))
             and (filters.task_family is None or run.task_family == filters.task_family)
         ]
-        counts = [sum(_has(str(run.text), term) for run in runs) for term in self.terms]
-        self.weights = [math.log(1 + (len(runs) - count + 0.5) / (count + 0.5)) for count in counts]
+        # Words are counted in what the client may see, deleted or not.
+        seen = [run for run in runs if _is_of(run, filters.tenants)]
+        counts = [sum(_has(str(run.text), term) for run in seen) for term in self.terms]
+        self.weights = [math.log(1 + (len(seen) - count + 0.5) / (count + 0.5)) for count in counts]
 
     def words(self) -> dict[str, float]:
         scores = {}

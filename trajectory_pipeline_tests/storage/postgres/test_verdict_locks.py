@@ -1,6 +1,5 @@
 """The contract of claims: one worker is at a verdict, and one that was killed holds it up for a while only."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +17,7 @@ from trajectory_pipeline.storage.postgres.verdict_locks import (
     renew_locks,
 )
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
+from trajectory_pipeline_tests.server_databases import wait_for_lock
 from trajectory_pipeline_tests.storage.calls import begin_calls, reservation, totals_by_scope
 from trajectory_pipeline_tests.storage.postgres.test_verdicts import save, verdict
 
@@ -103,19 +103,12 @@ def test_verdict_stored_while_totals_were_locked_is_not_paid_again(
     with psycopg.connect(database.url) as holder, ThreadPoolExecutor() as threads, open_verdicts(database) as other:
         holder.execute("SELECT FROM trajectory.spend_totals FOR UPDATE")
         waiting = threads.submit(begins, other, "two")
-        wait_for_lock(database)
+        wait_for_lock(database.url)
         verdicts.save_verdicts([verdict("run-k", "k", outcome="success")], "one")
         holder.rollback()
         assert not waiting.result(timeout=30)
     assert claim_holders(verdicts.connection, ["k"]) == {}
     assert totals_by_scope(database)["day"][0] == 1
-
-
-def wait_for_lock(database: TrajectoryDatabase) -> None:
-    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        while connection.execute(question).fetchone() == (0,):
-            time.sleep(0.01)
 
 
 def test_final_verdict_cannot_be_claimed(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
