@@ -12,6 +12,8 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index, find_space
 from trajectory_pipeline.storage.postgres.search import SearchHit, search
 from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
+from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase, Tenants
+from trajectory_pipeline.storage.postgres.service_role import prepare_service_role
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_model, add_runs
 
 QUERY = (1.0, 0.0, 0.0)
@@ -108,6 +110,55 @@ def test_the_embeddings_of_a_whole_agent_are_looked_at_up_to_a_number_of_runs(
     monkeypatch.setattr(search_module, "EXACT_RUNS", 149)
     assert len(near(database, 20, of_agent)) == 20
     assert scans(database) == 1
+
+
+@pytest.mark.heavy
+def test_a_client_that_sees_many_runs_asks_the_index_too(
+    trajectory_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner has to expect that many embeddings pass the policy, though each query names the tenants as well."""
+    database, tenants = TrajectoryDatabase(trajectory_database), Tenants(frozenset({"org-0"}), frozenset())
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        add_model(connection, dimensions=96)
+        add_runs(connection, [Run("run-0", vector=[1.0] * 96, organization_id="org-0")])
+        # Half of the runs are of one organization, and the rest of many others.
+        organization = "'org-' || CASE WHEN n % 2 = 0 THEN 0 ELSE n % 97 END"
+        _copy_row(connection, "trajectories", f"'organization_id', {organization}, 'agent_id', 'agent-' || n % 300")
+        _copy_row(connection, "search_texts", "'rendering_version', '1'")
+        connection.execute(
+            "INSERT INTO trajectory.trajectory_embeddings (run_id, model_id, partition_key, text_digest,"
+            " rendering_version, embedding, embedded_at, failures)"
+            " SELECT 'run-' || n, model_id, partition_key, text_digest, rendering_version,"
+            " ARRAY(SELECT random() - 0.5 FROM generate_series(1, 96) WHERE n > 0)::real[]::public.halfvec,"
+            " embedded_at, 0 FROM trajectory.trajectory_embeddings CROSS JOIN generate_series(1, 49999) n"
+        )
+        connection.execute("VACUUM ANALYZE")
+        prepare_service_role(connection)
+    monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 50_000)
+    assert ensure_meaning_index(database)
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
+        monkeypatch.setattr(search_module, name, 1_000)
+    with ServiceDatabase(database, 60).reading(tenants) as connection:
+        filters = SearchFilters(tenants=tenants)
+        found = search(connection, "text", 20, filters, mode="meaning", query_vector=[1.0] * 96)
+    assert len(found) == 20
+    assert {hit.organization_id for hit in found} == {"org-0"}
+    assert scans(database) == 1
+
+
+def _copy_row(connection: psycopg.Connection, table: str, changed: str) -> None:
+    """Add 49,999 rows to a table's only one, which differ from it in the id of the run and in what is said."""
+    rows = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND attgenerated = ''"
+        " AND NOT attisdropped",
+        [f"trajectory.{table}"],
+    )
+    names = [str(name) for (name,) in rows]
+    connection.execute(
+        f"INSERT INTO trajectory.{table} ({', '.join(names)}) SELECT {', '.join(f'(r).{name}' for name in names)}"
+        f" FROM (SELECT jsonb_populate_record(t, jsonb_build_object('run_id', 'run-' || n, {changed})) AS r"
+        f" FROM trajectory.{table} t CROSS JOIN generate_series(1, 49999) n) made".encode()
+    )
 
 
 def test_where_the_index_finds_too_few_all_are_looked_at(database: TrajectoryDatabase) -> None:
