@@ -23,7 +23,12 @@ def drop_database(server: EmbeddedServer, name: str) -> None:
 
 def wait_for_lock(url: str) -> None:
     """Return once a session of a database waits for a lock."""
-    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while count_lock_waits(url) == 0:
+        time.sleep(0.01)
+
+
+def count_lock_waits(url: str) -> int:
+    """Return how many sessions of a database wait for a lock."""
+    question = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(url, autocommit=True) as connection:
-        while connection.execute(question).fetchone() == (0,):
-            time.sleep(0.01)
+        return connection.execute(question).rowcount

@@ -21,6 +21,7 @@ from trajectory_pipeline.maintenance import retention
 from trajectory_pipeline.runtime import threads
 from trajectory_pipeline.storage.parquet.store import ParquetStore, StagedFile
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
+from trajectory_pipeline_tests.server_databases import count_lock_waits
 from trajectory_pipeline_tests.simulation.pausable_threads import (
     Killed,
     PausableExecutor,
@@ -137,17 +138,8 @@ class Scheduler:
                 running = [thread for thread in every if thread.state is State.RUNNING]
                 if not running:
                     return paused
-                if not changed.wait(_LOCK_POLL_SECONDS) and paused and self._count_lock_waits() >= len(running):
+                if not changed.wait(_LOCK_POLL_SECONDS) and paused and count_lock_waits(self._url) >= len(running):
                     return paused
-
-    def _count_lock_waits(self) -> int:
-        # On a connection of its own, which has no pause points.
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            ).fetchone()
-        assert row is not None
-        return int(row[0])
 
     @contextmanager
     def pause_points(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

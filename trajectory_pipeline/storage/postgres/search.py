@@ -232,21 +232,17 @@ class _Scope:
         runs: a query for their ids.
         parameters: of the query.
         filtered: whether anything but deleted runs is left out.
-        of_texts: conditions on search texts ``s`` that say the same of their agents and organizations.
-        of_embeddings: the same on embeddings ``e``; ``of_embeddings_of_client`` without the client's tenants.
+        filters: what is asked for.
         whole: whether these are all runs of agents or organizations.
         only_tenants: whether these are all runs of the client's tenants.
-        of_client: the same query for the role of clients with tenants, which sees no other runs and embeddings anyway.
-            Were it said twice, Postgres would expect too few to ask the index of meaning.
+        of_client: the same query without the client's tenants.
         narrowed: whether a contrast asks for one outcome of many of them.
     """
 
     runs: str
     parameters: dict[str, Any]
     filtered: bool
-    of_texts: str
-    of_embeddings: str
-    of_embeddings_of_client: str
+    filters: SearchFilters
     whole: bool
     only_tenants: bool
     of_client: str
@@ -255,6 +251,14 @@ class _Scope:
     @property
     def cte(self) -> str:
         return f"allowed AS NOT MATERIALIZED ({self.runs})"
+
+    def also_of(self, table: str, *, as_client: bool = False) -> str:
+        """Return what the filters say of agents and organizations, of search texts or embeddings, as more conditions.
+
+        ``as_client``: without the client's tenants.
+        """
+        filters = replace(self.filters, tenants=None) if as_client else self.filters
+        return "".join(f" AND {one}" for one in tenant_conditions(filters, table)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,15 +520,19 @@ def _find(
     """Return at least ``min(k, what matches)`` runs of a scope; of few runs, so many places of each list."""
     if not scope.filtered:
         return _find_among_many(connection, question, scope, k)
-    found = _find_among_few(connection, question, scope, max(_DEPTH, k, depth_of_few))
-    if isinstance(found, _Found):
-        return found
+    runs, found = _find_among_few(connection, question, scope, max(_DEPTH, k, depth_of_few))
     # Embeddings of all runs of an organization are read by an index of their own, without looking up each run.
-    return _find_among_many(connection, question, scope, k, exact=scope.whole and found <= EXACT_RUNS)
+    exact = scope.whole and runs <= EXACT_RUNS
+    return found or _find_among_many(connection, question, scope, k, exact=exact)
 
 
-def _find_among_few(connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int) -> _Found | int:
-    """Return what is found by looking at each run of a scope; where there are too many, how many, if not still more."""
+def _find_among_few(
+    connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int
+) -> tuple[int, _Found | None]:
+    """Return how many runs a scope has, as far as they are counted, and what is found by looking at each of them.
+
+    None where there are too many.
+    """
     # Words have an index always, embeddings only where there are many.
     indexed = question.space is None or question.space.model.indexed
     few = EXACT_RUNS_BESIDE_INDEX if indexed else EXACT_RUNS
@@ -542,19 +550,20 @@ def _find_among_few(connection: psycopg.Connection, question: _Question, scope: 
     statement = sql.SQL(_AMONG_FEW).format(runs=runs, counted=counted, lists=lists)
     (_, _, count, _), *rows = connection.execute(statement, parameters).fetchall()
     if count > few:
-        return int(count)
+        return int(count), None
     by_words, by_meaning = ({run_id: score for one, run_id, score, _ in rows if one == number} for number in (1, 2))
-    return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning, few=int(count))
+    return int(count), _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning, few=int(count))
 
 
 def _find_among_many(
     connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, exact: bool = False
 ) -> _Found:
     by_meaning = {}
-    if question.space is not None and question.space.model.indexed and not exact:
-        by_meaning = _nearest_by_index(connection, question.space, scope, k, as_client=question.as_client)
-    if question.space is not None and len(by_meaning) < k:
-        by_meaning = _nearest(connection, question.space, scope, k)
+    if question.space is not None:
+        if question.space.model.indexed and not exact:
+            by_meaning = _nearest_by_index(connection, question.space, scope, k, as_client=question.as_client)
+        if len(by_meaning) < k:
+            by_meaning = _nearest(connection, question.space, scope, k)
     # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
     needed = 0 if len(by_meaning) >= k else k
     by_words = _rank_by_words(connection, question, scope, k, needed) if question.weights else {}
@@ -585,10 +594,6 @@ def _scope(
     sources = ["trajectory.trajectories t"]
     conditions, parameters = filter_conditions(filters)
     of_client, _ = filter_conditions(SearchFilters(tenants=filters.tenants))
-    of_texts, of_embeddings, of_embeddings_of_client = (
-        "".join(f" AND {one}" for one in tenant_conditions(some, table)[0])
-        for some, table in ((filters, "s"), (filters, "e"), (replace(filters, tenants=None), "e"))
-    )
     of_tenants, _ = tenant_conditions(filters, "t")
     if judged:
         conditions.append("o.outcome = %(judged)s")
@@ -614,9 +619,7 @@ def _scope(
         runs(conditions),
         parameters,
         bool(parameters),
-        of_texts,
-        of_embeddings,
-        of_embeddings_of_client,
+        filters,
         whole=len(sources) == 1 and bool(of_tenants) and conditions[1:] == of_tenants,
         only_tenants=len(sources) == 1 and conditions == of_client,
         of_client=runs([one for one in conditions if one not in of_client[1:]]),
@@ -638,7 +641,7 @@ def _rank_by_words(
             newest = _NEWEST_OF_CLIENT
         # What has all of the words is among the candidates, however many newer ones have some.
         candidates = [
-            newest.format(query=f"%({name})s", of_texts=scope.of_texts, runs=scope.runs)
+            newest.format(query=f"%({name})s", of_texts=scope.also_of("s"), runs=scope.runs)
             for name in ("every", "any")[len(terms) < 2 :]
         ]
         parameters = {
@@ -687,7 +690,7 @@ def _nearest(connection: psycopg.Connection, space: _Space, scope: _Scope, k: in
     statement = sql.SQL(_NEAREST_OF_WHOLE if scope.whole else _NEAREST).format(
         scope=sql.SQL(scope.cte),
         runs=sql.SQL(scope.runs),
-        of_embeddings=sql.SQL(scope.of_embeddings),
+        of_embeddings=sql.SQL(scope.also_of("e")),
         **space.parts,
     )
     parameters = {**scope.parameters, "vector": space.vector, "depth": max(_DEPTH, k)}
@@ -699,12 +702,13 @@ def _nearest_by_index(
 ) -> dict[str, float]:
     """Return about the same by the index, perhaps fewer."""
     depth = max(_DEPTH, k)
-    runs, of_embeddings = (
-        (scope.of_client, scope.of_embeddings_of_client) if as_client else (scope.runs, scope.of_embeddings)
-    )
     connection.execute(_INDEX_SCAN, [str(min(max(depth, _LEAST_EF), _MOST_EF))])
     statement = sql.SQL(_NEAREST_BY_INDEX).format(
-        runs=sql.SQL(runs), of_embeddings=sql.SQL(of_embeddings), **space.parts
+        # The client's role sees no other runs and embeddings anyway. Were it said twice, Postgres would expect too few
+        # of them to ask the index.
+        runs=sql.SQL(scope.of_client if as_client else scope.runs),
+        of_embeddings=sql.SQL(scope.also_of("e", as_client=as_client)),
+        **space.parts,
     )
     # Each place more is another look at the index.
     parameters = {**scope.parameters, "vector": space.vector, "places": k if scope.narrowed else depth}
