@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,14 +15,9 @@ from trajectory_pipeline.judge.policy import RefinementPolicy
 from trajectory_pipeline.judge.prompt import JudgePrompt, prompt_text
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.response_schema import PartFindings
-from trajectory_pipeline.judge.transcript.context import (
-    NO_CONTEXT,
-    ContextLimits,
-    RenderedContext,
-    TaskContext,
-    render_context,
-)
-from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript, render_transcript
+from trajectory_pipeline.judge.transcript.context import NO_CONTEXT, RenderedContext, StoredDocument, TaskContext
+from trajectory_pipeline.judge.transcript.rendering import Rendered, Rendering
+from trajectory_pipeline.judge.transcript.windows import MAX_WINDOWS, RenderedTranscript
 from trajectory_pipeline.judge.window_summary import summarize_windows
 
 Row = dict[str, Any]
@@ -106,36 +100,59 @@ class JudgeRequest:
         return _transcript_bytes(self.prompt, self.max_prompt_tokens, self.estimate, self.context.text)
 
 
+@dataclass(frozen=True)
+class RequestBuilder:
+    """Builds the requests for a verdict on one trajectory, for prompts of any size.
+
+    Attributes:
+        documents: of the runs of the task, the earliest first, the judged one last.
+        estimate: of tokens; that of a session, or a conservative one.
+        seconds: that rendering may take.
+    """
+
+    documents: Sequence[StoredDocument]
+    policy: RefinementPolicy
+    estimate: TokenEstimate = field(default_factory=TokenEstimate)
+    seconds: float = math.inf
+    context: TaskContext = NO_CONTEXT
+
+    def rendering(self, tokens: int) -> Rendering:
+        """Return what is to be rendered for prompts of so many tokens."""
+        policy = self.policy
+        return Rendering(
+            self.documents,
+            self.context,
+            Redactor(policy.redact, policy.redaction_key),
+            policy.instructions_tokens,
+            policy.earlier_turns_tokens,
+            self.estimate.bytes_for(tokens) - policy.prompt.overhead_bytes,
+            self.seconds,
+        )
+
+    def request(self, tokens: int, rendered: Rendered) -> JudgeRequest:
+        """Return the request that shows what was rendered."""
+        return JudgeRequest(*rendered, self.policy.prompt, tokens, self.estimate, self.build)
+
+    def build(self, tokens: int) -> JudgeRequest:
+        """Return the request for prompts of so many tokens.
+
+        Raises:
+            RedactionTimeoutError: rendering took longer than ``seconds``.
+        """
+        return self.request(tokens, self.rendering(tokens).render())
+
+
 def build_judge_request(
-    documents: Sequence[Mapping[str, Any]],
-    policy: RefinementPolicy,
-    estimate: TokenEstimate | None = None,
-    seconds: float = math.inf,
-    *,
-    context: TaskContext = NO_CONTEXT,
+    documents: Sequence[StoredDocument], policy: RefinementPolicy, *, context: TaskContext = NO_CONTEXT
 ) -> JudgeRequest:
     """Return what a judge is shown of the runs of a task, the earliest first, the judged one last, and of its context.
 
-    Without the estimate of a session, the conservative one is used.
-
-    Raises:
-        RedactionTimeoutError: it took longer than so many seconds.
+    By the conservative estimate of tokens, and without a limit of time.
     """
-    estimate = estimate or TokenEstimate()
-
-    def build(tokens: int) -> JudgeRequest:
-        redact = Redactor(policy.redact, policy.redaction_key, time.monotonic() + seconds)
-        room = _transcript_bytes(policy.prompt, tokens, estimate)
-        limits = ContextLimits(policy.instructions_tokens, policy.earlier_turns_tokens, room)
-        before = render_context(context, limits, redact)
-        room = _transcript_bytes(policy.prompt, tokens, estimate, before.text)
-        rendered = render_transcript(documents, room, redact)
-        return JudgeRequest(rendered, before, policy.prompt, tokens, estimate, build)
-
-    return build(policy.max_prompt_tokens)
+    return RequestBuilder(documents, policy, context=context).build(policy.max_prompt_tokens)
 
 
-def _transcript_bytes(prompt: JudgePrompt, tokens: int, estimate: TokenEstimate, context: str = "") -> int:
+def _transcript_bytes(prompt: JudgePrompt, tokens: int, estimate: TokenEstimate, context: str) -> int:
     return max(estimate.bytes_for(tokens) - prompt.overhead_bytes - len(context.encode()), 0)
 
 

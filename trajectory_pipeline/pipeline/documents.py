@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 
 from trajectory_pipeline.conversion.document import trajectory_document
+from trajectory_pipeline.judge.transcript.context import Document, StoredDocument
 from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
 from trajectory_pipeline.schema.arrow import rows_of
@@ -16,7 +17,7 @@ from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore
 
-Document = Mapping[str, Any]
+_Shown = TypeVar("_Shown", Document, StoredDocument)
 
 
 class MissingDocumentError(Exception):
@@ -46,9 +47,9 @@ def find_row(store: ParquetStore, table: Table, run_id: str, partition_key: str)
 def shown_documents(
     run_ids: Sequence[str],
     partition_key: str,
-    rows: Mapping[str, tuple[Document | None, str]],
+    rows: Mapping[str, tuple[_Shown | None, str]],
     store: ParquetStore,
-) -> list[Document]:
+) -> list[_Shown]:
     """Return the documents of the runs that a judge is shown for one trajectory, in that order.
 
     ``rows`` has what Postgres holds of them: the document (None if ``jsonb`` cannot hold it) and its partition key. A
@@ -58,7 +59,7 @@ def shown_documents(
         MissingDocumentError: one of them is in neither sink.
         SinkError: a file cannot be read.
     """
-    documents: list[Document] = []
+    documents: list[_Shown] = []
     for run_id in run_ids:
         document, key = rows.get(run_id, (None, partition_key))
         if document is None:
@@ -70,7 +71,9 @@ def shown_documents(
     return documents
 
 
-_Row = Callable[[str], Awaitable[tuple[Document | None, str] | None]]
+_Found = tuple[str | None, str] | None
+"""The text of a document and its partition key."""
+_Row = Callable[[str], Awaitable[_Found]]
 
 
 class DocumentLoader:
@@ -82,30 +85,33 @@ class DocumentLoader:
     def __init__(self, store: ParquetStore, verdicts: VerdictStore, connection_lock: asyncio.Lock) -> None:
         self._store = store
         self._verdicts = verdicts
-        self._row = MicroBatcher[str, tuple[Document | None, str] | None](connection_lock, self._rows)
-        self._spoken_row = MicroBatcher[str, tuple[Document | None, str] | None](connection_lock, self._spoken_rows)
+        self._row = MicroBatcher[str, _Found](connection_lock, self._rows)
+        self._spoken_row = MicroBatcher[str, _Found](connection_lock, self._spoken_rows)
 
-    async def of_task(self, candidate: JudgingCandidate) -> list[Document]:
+    async def of_task(self, candidate: JudgingCandidate) -> list[StoredDocument]:
         """Return the documents of the runs of a trajectory's task: see ``shown_documents``."""
         return await self._load(candidate.task_run_ids, candidate, self._row)
 
-    async def of_conversation(self, candidate: JudgingCandidate) -> list[Document]:
+    async def of_conversation(self, candidate: JudgingCandidate) -> list[StoredDocument]:
         """Return the documents of earlier runs of its conversation, which may lack what tools returned."""
         return await self._load(candidate.conversation_run_ids, candidate, self._spoken_row)
 
-    async def _load(self, run_ids: Sequence[str], candidate: JudgingCandidate, row: _Row) -> list[Document]:
+    async def _load(self, run_ids: Sequence[str], candidate: JudgingCandidate, row: _Row) -> list[StoredDocument]:
         found = await asyncio.gather(*map(row, run_ids))
         rows = {run_id: row for run_id, row in zip(run_ids, found, strict=True) if row is not None}
-        arguments = (run_ids, candidate.partition_key, rows, self._store)
-        if all(row is not None and row[0] is not None for row in found):
-            return shown_documents(*arguments)
-        # Files are read off the loop, which has responses to handle.
-        return await asyncio.to_thread(shown_documents, *arguments)
 
-    def _rows(self, run_ids: Sequence[str]) -> list[tuple[Document | None, str] | None]:
+        def shown() -> list[StoredDocument]:
+            return shown_documents(run_ids, candidate.partition_key, rows, self._store)
+
+        if all(row is not None and row[0] is not None for row in found):
+            return shown()
+        # Files are read off the loop, which has responses to handle.
+        return await asyncio.to_thread(shown)
+
+    def _rows(self, run_ids: Sequence[str]) -> list[_Found]:
         found = self._verdicts.documents(run_ids)
         return [found.get(run_id) for run_id in run_ids]
 
-    def _spoken_rows(self, run_ids: Sequence[str]) -> list[tuple[Document | None, str] | None]:
+    def _spoken_rows(self, run_ids: Sequence[str]) -> list[_Found]:
         found = self._verdicts.spoken_documents(run_ids)
         return [found.get(run_id) for run_id in run_ids]

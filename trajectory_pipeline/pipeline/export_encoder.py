@@ -1,6 +1,5 @@
 """Redacts and encodes runs, in this process or another: it imports no database, which would be memory in each."""
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,9 @@ from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import ExportRun, FieldRedactor
 from trajectory_pipeline.exports.text_digest import text_digest
 from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.runtime.worker_process import prepare_worker_process
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.exports import SelectedRun
-
-_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
 @dataclass(frozen=True)
@@ -150,9 +148,7 @@ def start_worker(encoding: Encoding) -> None:
     # Arrow imports pandas before it converts any time with a zone, and uses nothing of it for microseconds.
     sys.meta_path.insert(0, _WithoutPandas())
     pa.set_cpu_count(1)
-    # Rows are thousands of objects that refer to none before them: to look for cycles so often is a fifth of the time.
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    prepare_worker_process()
     _encoder = Encoder(encoding)
 
 

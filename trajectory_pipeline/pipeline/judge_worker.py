@@ -25,7 +25,7 @@ from trajectory_pipeline.judge.decide import decide
 from trajectory_pipeline.judge.judge_trajectory import (
     RENDERING_SECONDS,
     JudgeRequest,
-    build_judge_request,
+    RequestBuilder,
     failed,
     judge,
 )
@@ -45,6 +45,7 @@ from trajectory_pipeline.pipeline.call_budget import (
 from trajectory_pipeline.pipeline.documents import DocumentLoader, MissingDocumentError
 from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.pipeline.micro_batcher import MicroBatcher
+from trajectory_pipeline.pipeline.renderer import Renderer
 from trajectory_pipeline.runtime.gc_threshold import raised_gc_threshold
 from trajectory_pipeline.schema.enums import FINAL_STATUSES, ErrorClass, VerdictStatus
 from trajectory_pipeline.storage.parquet.store import ParquetStore
@@ -121,7 +122,7 @@ class JudgeWorker:
         self._save = MicroBatcher[Row, None](connection_lock, self._save_verdicts)
         self._stated = MicroBatcher[tuple[str, str], list[Row]](connection_lock, self._requirements)
         self._estimate = TokenEstimate()
-        self._rendering = asyncio.Lock()
+        self._render = Renderer(len(self.candidates))
         self._unstored = asyncio.Semaphore(
             self.judge.concurrency + max(1, self.judge.concurrency // _CALLS_PER_UNSTORED_ANSWER)
         )
@@ -154,6 +155,7 @@ class JudgeWorker:
                             self.unfinished |= self.outbox.unsent
         finally:
             renewal.cancel()
+            self._render.close()
             if self.outbox:
                 with suppress(PipelineError):
                     self.outbox.close()
@@ -301,17 +303,11 @@ class JudgeWorker:
             error_class = "document_missing" if missing.run_id == candidate.run_id else "earlier_run_missing"
             return failed(error_class, str(missing))
         try:
-            # Off the loop, which times calls. One at a time: rendering leaves no core idle.
-            async with self._rendering:
-                request = await asyncio.to_thread(
-                    build_judge_request,
-                    documents,
-                    self._policy,
-                    # A batch is collected by another process, which must see the same text.
-                    TokenEstimate() if self.outbox or self.inbox else self._estimate,
-                    RENDERING_SECONDS,
-                    context=context,
-                )
+            # A batch is collected by another process, which must see the same text.
+            estimate = TokenEstimate() if self.outbox or self.inbox else self._estimate
+            builder = RequestBuilder(documents, self._policy, estimate, RENDERING_SECONDS, context)
+            tokens = self._policy.max_prompt_tokens
+            request = builder.request(tokens, await self._render(builder.rendering(tokens)))
         except RedactionTimeoutError:
             return _too_slow()
         if self.outbox and self.outbox.takes(request):

@@ -6,7 +6,8 @@ from itertools import islice
 
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
-from trajectory_pipeline.pipeline.documents import Document, MissingDocumentError, shown_documents
+from trajectory_pipeline.judge.transcript.context import Document
+from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
 from trajectory_pipeline.schema.versions import SEARCH_TEXT_VERSION
 from trajectory_pipeline.search.search_text import Judged, render_search_text
 from trajectory_pipeline.storage.parquet.store import ParquetStore

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -22,8 +23,10 @@ from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import PipelineError, ProviderDownError, SinkError
 from trajectory_pipeline.judge import judge_trajectory
 from trajectory_pipeline.judge.policy import RefinementPolicy
+from trajectory_pipeline.judge.transcript.context import parsed
+from trajectory_pipeline.judge.transcript.rendering import Rendering
 from trajectory_pipeline.partition_keys import partition_key
-from trajectory_pipeline.pipeline import judge_worker
+from trajectory_pipeline.pipeline import judge_worker, renderer
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline_tests.judge.documents import document, message, text, turn
@@ -77,12 +80,13 @@ def test_transcript_that_takes_too_long_to_render_fails_alone_and_off_the_loop(
 
     working: dict[str, set[int]] = {"loop": set(), "rendering": set(), "grading": set()}
     grade, finish = judge_trajectory.grade_response, judge_worker.JudgeWorker._finish
+    render = Rendering.render
 
-    def build(documents: Any, policy: Any, estimate: Any, seconds: float, **more: Any) -> Any:
+    def rendering(this: Rendering) -> Any:
         working["rendering"].add(threading.get_ident())
-        assert seconds == judge_trajectory.RENDERING_SECONDS == 60
-        shown = documents[-1]["run_id"] == slow
-        return judge_trajectory.build_judge_request(documents, policy, estimate, -1 if shown else seconds, **more)
+        assert this.seconds == judge_trajectory.RENDERING_SECONDS == 60
+        shown = parsed(this.documents[-1])["run_id"] == slow
+        return render(replace(this, seconds=-1) if shown else this)
 
     def grading(*given: Any) -> Any:
         working["grading"].add(threading.get_ident())
@@ -92,7 +96,7 @@ def test_transcript_that_takes_too_long_to_render_fails_alone_and_off_the_loop(
         working["loop"].add(threading.get_ident())
         await finish(worker, candidate)
 
-    monkeypatch.setattr(judge_worker, "build_judge_request", build)
+    monkeypatch.setattr(Rendering, "render", rendering)
     monkeypatch.setattr(judge_trajectory, "grade_response", grading)
     monkeypatch.setattr(judge_worker.JudgeWorker, "_finish", finishing)
     captured.refine(HOUR)
@@ -104,6 +108,19 @@ def test_transcript_that_takes_too_long_to_render_fails_alone_and_off_the_loop(
     assert (failed[slow]["error_class"], failed[slow]["attempts"]) == ("rendering_timeout", 0)
     assert "took longer than 60 seconds" in failed[slow]["error_message"]
     assert judge.calls()["received"] == eligible(captured) - 1
+
+
+def test_verdicts_are_the_same_where_another_process_renders(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured.refine(HOUR)
+    shown = {run_id: (row["shown_sha256"], row["outcome"]) for run_id, row in verdicts(captured).items()}
+    with captured.database.connect() as connection:
+        connection.execute("DELETE FROM trajectory.verdicts")
+    monkeypatch.setattr(renderer, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    captured.refine(HOUR)
+    assert {run_id: (row["shown_sha256"], row["outcome"]) for run_id, row in verdicts(captured).items()} == shown
 
 
 def test_loop_stays_responsive_while_hostile_text_is_rendered() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from trajectory_pipeline.budget.token_estimate import BYTES_PER_TOKEN
 from trajectory_pipeline.judge.redaction.redactor import Redactor
 from trajectory_pipeline.judge.transcript.truncate import Line, shorten_to_bytes
-from trajectory_pipeline.lossless_json import as_text, json_or_none, object_or_empty
+from trajectory_pipeline.lossless_json import as_text, exact_numbers, json_or_none, object_or_empty
 
 _INSTRUCTIONS, _MEMORY, _TOOLS = 0.5, 0.375, 0.125
 """Shares of the bound, fixed: what one part does not use must not change the bytes of another."""
@@ -42,6 +42,14 @@ _SOURCES = {
 _SPEAKERS = {"user": "person", "agent": "other agent"}
 
 Document = Mapping[str, Any]
+StoredDocument = str | Document
+"""A trajectory's document, or its JSON text, which is parsed where it is read: see ``parsed``."""
+
+
+def parsed(document: StoredDocument) -> Document:
+    """Return a document whose text may not have been parsed yet."""
+    found: Document = exact_numbers(document) if isinstance(document, str) else document
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class TaskContext:
     """What is known beside the runs of a task: what its agent was told, and its earlier turns, the earliest first."""
 
     agent: AgentContext | None = None
-    earlier: Sequence[Document] = ()
+    earlier: Sequence[StoredDocument] = ()
 
 
 NO_CONTEXT = TaskContext()
@@ -116,7 +124,7 @@ def render_context(context: TaskContext, limits: ContextLimits, redact: Redactor
         RedactionTimeoutError: the redactor's deadline has passed.
     """
     told, coverage = ("", {}) if context.agent is None else _told(context.agent, limits.told_bytes, redact)
-    earlier, counts = _earlier(context.earlier, limits.earlier_bytes, redact)
+    earlier, counts = _earlier([parsed(one) for one in context.earlier], limits.earlier_bytes, redact)
     return RenderedContext(told, earlier, {**coverage, **counts}, redact.key)
 
 

@@ -129,25 +129,25 @@ class VerdictStore:
         """Release every claim of a worker."""
         self.connection.rows("Giving claims back", "DELETE FROM trajectory.verdict_locks WHERE worker = %s", [worker])
 
-    def documents(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any] | None, str]]:
-        """Return the documents of runs, each with its partition key; None where ``jsonb`` cannot hold one.
+    def documents(self, run_ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+        """Return the documents of runs as JSON text, each with its partition key; None where ``jsonb`` cannot hold one.
 
         Runs without a trajectory are left out.
         """
         rows = self.connection.rows(
             "Reading documents",
-            "SELECT run_id, data, partition_key FROM trajectory.trajectories WHERE run_id = ANY(%s)",
+            "SELECT run_id, data::text, partition_key FROM trajectory.trajectories WHERE run_id = ANY(%s)",
             [list(run_ids)],
         )
         return {row["run_id"]: (row["data"], row["partition_key"]) for row in rows}
 
-    def spoken_documents(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any] | None, str]]:
+    def spoken_documents(self, run_ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
         """Return what ``documents`` does, without what tools returned, and with all messages in one turn."""
         rows = self.connection.rows(
             "Reading documents",
             "SELECT run_id, partition_key, CASE WHEN data IS NOT NULL THEN jsonb_build_object('metadata',"
             " data -> 'metadata', 'turns', jsonb_build_array(jsonb_build_object('messages', jsonb_path_query_array("
-            """data, '$.turns[*].messages[*] ? (@.role != "tool")')))) END AS data"""
+            """data, '$.turns[*].messages[*] ? (@.role != "tool")'))))::text END AS data"""
             " FROM trajectory.trajectories WHERE run_id = ANY(%s)",
             [list(run_ids)],
         )

@@ -147,7 +147,7 @@ def test_failure_without_retry_has_no_next_attempt(verdicts: VerdictStore) -> No
 
 def test_documents_have_their_partition_key(database: TrajectoryDatabase, verdicts: VerdictStore) -> None:
     capture(database, trajectory("3"))
-    assert verdicts.documents(["3", "nowhere"]) == {"3": ({"run_id": "3"}, KEY)}
+    assert verdicts.documents(["3", "nowhere"]) == {"3": ('{"run_id": "3"}', KEY)}
 
 
 def test_verdict_store_reconnects_after_a_lost_connection(database: TrajectoryDatabase) -> None:
