@@ -18,8 +18,9 @@ from trajectory_pipeline.letta.rehearsal import find_unreadable_tables
 from trajectory_pipeline.letta.run_counts import count_runs_by_hour, find_end_index, find_stuck_runs
 from trajectory_pipeline.letta.snapshot import Snapshot
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, partition_key
-from trajectory_pipeline.pipeline.configured_models import judge_config
+from trajectory_pipeline.pipeline.configured_models import build_embedder, judge_config
 from trajectory_pipeline.pipeline.stale_partitions import built_by_older_versions
+from trajectory_pipeline.schema.enums import JudgeMode
 from trajectory_pipeline.storage.postgres.capture_lag import lag_since
 from trajectory_pipeline.storage.postgres.export_registry import stale_exports
 from trajectory_pipeline.storage.postgres.migrate import migrate
@@ -97,13 +98,19 @@ def _until_error(
 
 def _judge(opened: Connections) -> Iterator[_Finding]:
     settings = opened.settings
-    for judge in judge_config(settings.judge, settings.privacy, settings.budget).asked:
+    config = judge_config(settings.judge, settings.privacy, settings.budget)
+    for judge in config.asked:
         yield _Finding("judge", f"{judge.model} at {without_credentials(judge.base_url)}; not called")
+    config.require_price()
+    if settings.judge.mode == JudgeMode.BATCH:
+        config.require_batch_price()
 
 
 def _embeddings(opened: Connections) -> Iterator[_Finding]:
-    embedding, judge = opened.settings.embedding, opened.settings.judge
-    if reason := embedding.disabled_reason(judge):
+    settings = opened.settings
+    embedding, judge = settings.embedding, settings.judge
+    embedder, reason = build_embedder(embedding, judge, settings.privacy, settings.budget)
+    if embedder is None:
         yield _Finding("embeddings", reason, _ADVICE)
         return
     with opened.storage.postgres.connect() as connection:
@@ -115,6 +122,7 @@ def _embeddings(opened: Connections) -> Iterator[_Finding]:
     if not embedding.is_local:
         where = f"at {without_credentials(embedding.base_url or judge.base_url or OPENAI_URL)}; not called"
     yield _Finding("embeddings", f"{embedding.model} {where}")
+    embedder.require_price()
 
 
 def _exports(opened: Connections) -> Iterator[_Finding]:

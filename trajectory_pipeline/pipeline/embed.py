@@ -68,6 +68,10 @@ class Embedder(Protocol):
         """What decides which texts have an embedding: where it changes, all partitions are looked at again."""
         ...
 
+    def require_price(self) -> None:
+        """Raise JudgeError where it has no known price, and that is not allowed."""
+        ...
+
     def shortfall(self, connection: RetryingConnection) -> BudgetShortfall | None:
         """Return the cap that has no headroom today for the smallest call; None where there is none."""
         ...

@@ -35,6 +35,9 @@ class LocalEmbedder:
         """What decides which texts have an embedding."""
         return self.model.model_id
 
+    def require_price(self) -> None:
+        """Do nothing: it costs nothing."""
+
     def shortfall(self, connection: RetryingConnection) -> None:  # noqa: ARG002 - it costs nothing
         """Return no cap."""
         return

@@ -89,6 +89,10 @@ class RemoteEmbedder:
         """What decides which texts have an embedding: the model, and whose texts may be sent."""
         return f"{self.model.model_id} {canonical_json(dict(self.api.access.parameters()))}"
 
+    def require_price(self) -> None:
+        """Raise JudgeError where the model has no known price, and that is not allowed."""
+        self.api.budget.require_price(self.api.model, self.api.base_url, answers=False)
+
     def shortfall(self, connection: RetryingConnection) -> BudgetShortfall | None:
         """Return the cap that has no headroom today for the smallest call; None where there is none."""
         totals = spend_totals(connection, day_of(connection.now()), None, "")
@@ -114,7 +118,7 @@ class RemoteEmbedder:
             ProviderDownError: the provider is down or refuses every call; what is stored stays.
             SinkError: embeddings cannot be stored; what is stored stays.
         """
-        self.api.budget.require_price(self.api.model, self.api.base_url, answers=False)
+        self.require_price()
         wanted = store.wanted(partition_keys)
         allowed = self._allowed(store, wanted)
         if not allowed:
@@ -142,7 +146,7 @@ class RemoteEmbedder:
             BudgetExhausted: a cap has no headroom for the call.
             SinkError: the budget cannot be reserved.
         """
-        self.api.budget.require_price(self.api.model, self.api.base_url, answers=False)
+        self.require_price()
         seconds = min(self.api.timeout_seconds, QUERY_TIMEOUT_SECONDS)
         once = replace(self, api=replace(self.api, timeout_seconds=seconds, max_attempts=1))
 

@@ -91,6 +91,32 @@ def test_doctor_says_what_embeddings_need(run_command: Command, databases: Datab
 
 
 @pytest.mark.parametrize(
+    ("subject", "setting"), [("judge", "TRAJECTORY_JUDGE_MODEL"), ("embeddings", "TRAJECTORY_EMBEDDING_MODEL")]
+)
+def test_doctor_says_that_a_model_without_a_price_is_not_asked(
+    run_command: Command, databases: Databases, subject: str, setting: str
+) -> None:
+    given = {**databases, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", setting: "unheard-of"}
+    result = run_command("doctor", **given)
+    assert result.exit_code == 1
+    said = squeezed(result)
+    assert f"✓ {subject}: unheard-of at http://127.0.0.1:9/v1; not called" in said
+    assert f"✗ {subject}: No price is known for the model unheard-of" in said
+    allowed = run_command("doctor", **given, TRAJECTORY_ALLOW_UNPRICED="true", TRAJECTORY_DAILY_BUDGET_TOKENS="1000")
+    assert allowed.exit_code == 0, allowed.output
+
+
+def test_doctor_says_that_batches_have_no_price(run_command: Command, databases: Databases, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"prices": [{"model": "unheard-of", "input": 1, "output": 2}]}', encoding="utf-8")
+    given = {**databases, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "TRAJECTORY_PRICES": str(prices)}
+    assert run_command("doctor", **given, TRAJECTORY_JUDGE_MODEL="unheard-of").exit_code == 0
+    result = run_command("doctor", **given, TRAJECTORY_JUDGE_MODEL="unheard-of", TRAJECTORY_JUDGE_MODE="batch")
+    assert result.exit_code == 1
+    assert "✗ judge: No batch price is known for the model unheard-of" in squeezed(result)
+
+
+@pytest.mark.parametrize(
     "table", some_heavy(["trajectories", "verdict_attempts", "invalidations", "redaction_keys"], "verdict_attempts")
 )
 @pytest.mark.parametrize("right", ["SELECT", "INSERT", "UPDATE", "DELETE"])
