@@ -202,6 +202,8 @@ def test_requests_of_a_partition_are_few(
     assert requests_of(stored.capture) == (3, 0), proxy.requests
     mark(stored, "changed", [BUSY])
     assert requests_of(stored.capture) == (5, 2), proxy.requests
-    assert requests_of(stored.refine) <= (4, 1), proxy.requests
+    # Asked whether an object is there, gcsfs looks for a folder of that name too, and asks again before it reads it.
+    most = 6 if uri.startswith("gs:") else 4
+    assert requests_of(stored.refine) <= (most, 1), proxy.requests
     assert reconcile_partition(BUSY, stored.storage).differences == ()
     assert {row["project_id"] for row in stored.parquet(TRAJECTORIES, BUSY)} == {"changed"}
