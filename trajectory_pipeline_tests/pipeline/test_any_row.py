@@ -10,6 +10,7 @@ import pytest
 from trajectory_pipeline.cli.render_trajectory import render_trajectory
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.judge.transcript.context import parsed
 from trajectory_pipeline.letta.snapshot import LettaSource
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition
 from trajectory_pipeline.maintenance.explain_verdict import explain_verdict
@@ -114,7 +115,7 @@ def test_plan_with_a_transcript_that_cannot_be_rendered_names_its_run(
     real = judging_estimate.build_judge_request
 
     def build(documents, *arguments, **more):  # type: ignore[no-untyped-def]  # stands in for the function
-        if documents[-1]["run_id"] == run_id:
+        if parsed(documents[-1])["run_id"] == run_id:
             raise RecursionError("odd \0")
         return real(documents, *arguments, **more)
 
