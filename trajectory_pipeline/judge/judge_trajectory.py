@@ -97,7 +97,8 @@ class JudgeRequest:
     @property
     def max_transcript_bytes(self) -> int:
         """Most UTF-8 bytes of a transcript in one prompt."""
-        return _transcript_bytes(self.prompt, self.max_prompt_tokens, self.estimate, self.context.text)
+        most = self.estimate.bytes_for(self.max_prompt_tokens) - self.prompt.overhead_bytes
+        return max(most - len(self.context.text.encode()), 0)
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,6 @@ def build_judge_request(
     By the conservative estimate of tokens, and without a limit of time.
     """
     return RequestBuilder(documents, policy, context=context).build(policy.max_prompt_tokens)
-
-
-def _transcript_bytes(prompt: JudgePrompt, tokens: int, estimate: TokenEstimate, context: str) -> int:
-    return max(estimate.bytes_for(tokens) - prompt.overhead_bytes - len(context.encode()), 0)
 
 
 async def judge(request: JudgeRequest, heuristic_outcome: str, ask: Ask) -> Row:

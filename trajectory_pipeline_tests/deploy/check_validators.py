@@ -45,7 +45,7 @@ def test_dockerfile_passes_its_linter() -> None:
 
 
 def test_shell_scripts_parse() -> None:
-    for path in DEPLOY.glob("*.sh"):
+    for path in DEPLOY.rglob("*.sh"):
         run("sh", "-n", str(path))
 
 

@@ -52,7 +52,7 @@ def test_process_shows_what_is_shown_without_one(renderer: Renderer) -> None:
     asyncio.run(render_all())
 
 
-def test_document_as_text_is_shown_as_the_document(renderer: Renderer) -> None:
+def test_document_as_text_is_shown_as_the_document() -> None:
     parsed = RequestBuilder([ORDER], RefinementPolicy("m"), context=TaskContext(CONTEXT.agent, [ORDER]))
     assert parsed.build(50_000).shown_sha256 == (
         RequestBuilder([json.dumps(ORDER)], RefinementPolicy("m"), context=CONTEXT).build(50_000).shown_sha256

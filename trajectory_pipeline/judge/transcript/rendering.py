@@ -50,8 +50,7 @@ class Rendering:
             RedactionTimeoutError: it took longer than ``seconds``.
         """
         redact = replace(self.redactor, deadline=time.monotonic() + self.seconds)
-        room = max(self.prompt_bytes, 0)
-        limits = ContextLimits(self.instructions_tokens, self.earlier_turns_tokens, room)
+        limits = ContextLimits(self.instructions_tokens, self.earlier_turns_tokens, self.prompt_bytes)
         context = render_context(self.context, limits, redact)
         room = max(self.prompt_bytes - len(context.text.encode()), 0)
         return Rendered(render_transcript([parsed(one) for one in self.documents], room, redact), context)
