@@ -2,7 +2,7 @@
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
@@ -30,7 +30,7 @@ def command(last: int, cancel: str | None, forget: str | None, *, poll: bool) ->
     """  # noqa: D301 - \b keeps click from rewrapping the text
     if cancel and forget:
         raise PipelineError("Take one of --cancel and --forget.")
-    opened = open_connections()
+    opened = open_sinks()
     settings = opened.settings
     if poll or cancel or forget:
         judge = judge_config(settings.judge, settings.privacy, settings.budget)

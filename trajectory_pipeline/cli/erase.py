@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.maintenance.erase_deleted import erase_partition, partitions_to_erase
@@ -31,7 +31,7 @@ def command(*, dry_run: bool) -> None:
             "TRAJECTORY_DELETED_CONTENT is not erase: what is erased now would be captured again. Set"
             " TRAJECTORY_DELETED_CONTENT=erase, also where Dagster runs."
         )
-    opened = open_connections()
+    opened = open_sinks()
     due = partitions_to_erase(opened.storage.postgres)
     failed = False
     for key, runs in due.items():

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.export_filters import ACROSS_AGENTS, Share, describe_passing, filter_options
 from trajectory_pipeline.errors import PipelineError
@@ -19,6 +19,7 @@ from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.settings import QualitySettings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
+from trajectory_pipeline.storage.postgres.verdict_quality import current_policy
 
 _STRAY = 0.1
 """Difference of a split's share of the records from what was asked for that is worth a word."""
@@ -122,7 +123,7 @@ def command(
         shares = SplitShares(*splits)
     except ValueError as error:
         raise PipelineError(f"--splits {' '.join(map(str, splits))}: {error}.") from None
-    opened = open_connections()
+    opened = open_sinks()
     privacy = opened.settings.privacy
     options = ExportOptions(
         kind,
@@ -179,6 +180,9 @@ def _policy_status(database: TrajectoryDatabase, quality: QualitySettings) -> st
     """Return whether the current policy has passed its gates, as a sentence."""
     if missing_packages():
         return "Whether the judge can be trusted was not measured."
+    if current_policy(database) is None:
+        # Without importing what measures it, which takes two seconds.
+        return ""
     from trajectory_pipeline.pipeline.verdict_quality import policy_gates
     from trajectory_pipeline.quality.gates import Bars
 

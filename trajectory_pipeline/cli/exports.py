@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.export_filters import ACROSS_AGENTS, describe_passing, filter_options
 from trajectory_pipeline.cli.tables import print_table
@@ -28,7 +28,7 @@ def list_command() -> None:
     """List every dataset that was exported, with how many runs it holds that were erased or deleted since."""
     from trajectory_pipeline.storage.postgres.export_registry import registered_exports
 
-    exports = registered_exports(open_connections().storage.postgres)
+    exports = registered_exports(open_sinks().storage.postgres)
     if not exports:
         out.print("Nothing was exported yet.")
         return
@@ -49,7 +49,7 @@ def holding_command(run_ids: tuple[str, ...]) -> None:
     """  # noqa: D301 - \b keeps click from rewrapping the text
     from trajectory_pipeline.storage.postgres.export_registry import exports_holding
 
-    found = exports_holding(open_connections().storage.postgres, run_ids)
+    found = exports_holding(open_sinks().storage.postgres, run_ids)
     for row in found:
         state = "as it is now" if row["is_current"] else "changed, erased or deleted since"
         out.print(f"{row['run_id']}  {row['location']}  {row['format']}, {row['split']}, {state}  {row['export_id']}")
@@ -64,7 +64,7 @@ def forget_command(export_id: str) -> None:
     """Forget a dataset that you deleted. Its files, if any, are not touched."""
     from trajectory_pipeline.storage.postgres.export_registry import forget_export
 
-    if not forget_export(open_connections().storage.postgres, export_id):
+    if not forget_export(open_sinks().storage.postgres, export_id):
         raise PipelineError(f"No dataset {export_id} is known: `trajectory-pipeline exports list` shows their ids.")
     out.print(f"{export_id} is forgotten.")
 
@@ -84,7 +84,7 @@ def pairs_command(filters: ExportFilters, pairs_per_task: int, across_agents: bo
     from trajectory_pipeline.pipeline.export import ExportOptions, NothingSelectedError, pairs_by_family
     from trajectory_pipeline.storage.export_target import temporary_folder
 
-    opened = open_connections()
+    opened = open_sinks()
     privacy = opened.settings.privacy
     options = ExportOptions(
         ExportFormat.DPO,

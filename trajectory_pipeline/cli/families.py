@@ -6,7 +6,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_trajectory import plain_text
 from trajectory_pipeline.cli.tables import print_table
@@ -26,7 +26,7 @@ def command(family_ids: tuple[str, ...], most: int, *, as_json: bool) -> None:
     `unknown`; the others are counted as left out. The runs of a family: `trajectory-pipeline search QUERY --family ID`.
     See docs/search.md.
     """
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     rows = family_outcomes(database, max(most, len(family_ids)), family_ids)
     if unknown := sorted(set(family_ids) - {row["family_id"] for row in rows}):
         raise PipelineError(

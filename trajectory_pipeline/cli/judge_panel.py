@@ -7,7 +7,7 @@ from typing import TextIO
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.pipeline.configured_models import judge_config
@@ -62,7 +62,7 @@ def command(
         raise PipelineError("Give either --model or --policy: a policy file names its models.")
     if not panel:
         raise PipelineError("No run is named: give run ids, or a file of them with --runs.")
-    opened = open_connections()
+    opened = open_sinks()
     settings, changed = opened.settings, bool(model or policy)
     judge = judge_config(
         settings.judge.model_copy(update={"model": model, "policy_file": policy}) if changed else settings.judge,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_trajectory import plain_text, render_run
 from trajectory_pipeline.cli.show import chain_of, trajectory_row
@@ -78,7 +78,7 @@ def command(
     """
     if not sys.stdin.isatty():
         raise PipelineError("Labelling needs a terminal: use `trajectory-pipeline labels import` for a file of labels.")
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     session = _Session(database, (annotator or getpass.getuser()).strip(), criteria, detailed)
     _check_session(session)
     waiting: list[QueuedRun | str] = list(run_ids) if run_ids else list(queue(database, session.annotator, sample))

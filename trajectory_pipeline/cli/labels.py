@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
@@ -48,7 +48,7 @@ def sample_command(count: int | None, design: str, seed: int, name: str | None, 
 
     Runs that are labelled, or in a sample, are not drawn again. `trajectory-pipeline label` works through them.
     """
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     if count is not None:
         name = name or f"{design}-{seed}"
         try:
@@ -76,7 +76,7 @@ def import_command(file: Path, kind: str, annotator: str | None, criterion: str)
         text = file.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{file} cannot be read as UTF-8 text: {error}.") from None
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     options = ReadOptions(annotator, criterion)
     labels = read_label_file(file.name, text, LabelFormat(kind), options)
     known = labellable_runs(database, sorted({label.run_id for label in labels}))
@@ -97,7 +97,7 @@ def import_command(file: Path, kind: str, annotator: str | None, criterion: str)
 @click.option("--feedback", is_flag=True, help="What users said of steps in Letta, in place of labels.")
 def export_command(file: Path, kind: str, annotator: str | None, criteria: tuple[str, ...], *, feedback: bool) -> None:
     """Export the labels that hold. The file has statements and notes: people wrote them about runs."""
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     sources = [LabelSource.LETTA_FEEDBACK] if feedback else None
     labels = [
         label

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.partition_options import partition_options, selected_hours
 from trajectory_pipeline.partition_keys import at_source, floor_to_hour, hours_between
@@ -27,7 +27,7 @@ def command(key: str | None, start: str | None, end: str | None, source: str, *,
       trajectory-pipeline plan
       trajectory-pipeline plan --from 2026-11-20 --to 2026-11-21 --json
     """  # noqa: D301 - \b keeps click from rewrapping the text
-    opened, now = open_connections(), datetime.now(UTC)
+    opened, now = open_sinks(), datetime.now(UTC)
     settings = opened.settings
     lookback = timedelta(days=settings.judge.lookback_days)
     if key is start is end is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
@@ -43,7 +43,7 @@ def compare_command(policies: tuple[str, ...]) -> None:
     from trajectory_pipeline.pipeline.compare_policies import compare_stored_policies
     from trajectory_pipeline.quality.comparison_tables import difference_rows, measure_rows
 
-    chosen, comparison = compare_stored_policies(open_connections().storage.postgres, policies)
+    chosen, comparison = compare_stored_policies(open_sinks().storage.postgres, policies)
     names = {policy.policy_id: policy.name for policy in chosen}
     runs = pluralize(comparison.runs, "labelled run")
     out.print(f"{runs} that each policy judged, {pluralize(comparison.labels, 'label')}")

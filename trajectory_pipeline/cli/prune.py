@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.defs.jobs.retention import retention_of
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
@@ -29,7 +29,7 @@ def command(*, dry_run: bool) -> None:
               2  no age is set, or a sink cannot be reached
     """  # noqa: D301 - \b keeps click from rewrapping the text
     retention = retention_of(load_settings())
-    opened = open_connections()
+    opened = open_sinks()
     rows, files, failed = 0, FileTotals(), False
     due = find_expired_partitions(opened.storage, retention, utc_now())
     for expired, removed in zip(due, due, strict=True) if dry_run else prune_expired(opened.storage, due):

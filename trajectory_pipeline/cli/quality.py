@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out, step
 from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.errors import PipelineError
@@ -26,7 +26,7 @@ def command(*, slices: bool, confusion: bool) -> None:
         raise PipelineError(f"Measuring needs {' and '.join(missing)}: {INSTALL}.")
     from trajectory_pipeline.pipeline.judge_quality import materialize_quality
 
-    opened = open_connections()
+    opened = open_sinks()
     with step("Measuring"):
         result = materialize_quality(opened.storage)
     if not result.labels:

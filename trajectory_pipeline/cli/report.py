@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out, step
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.partition_keys import HOUR, floor_to_hour, parse_timestamp
@@ -27,7 +27,7 @@ def command(start: str | None, end: str | None, output: Path | None) -> None:
     first, after_last = start and _hour(start), end and _hour(end, up=True)
     if first and after_last and first >= after_last:
         raise PipelineError(f"--from ({start}) must be before --to ({end}).")
-    opened = open_connections()
+    opened = open_sinks()
     database, privacy = opened.storage.postgres, opened.settings.privacy
     with step("Report"):
         key = privacy.configured_redaction_key

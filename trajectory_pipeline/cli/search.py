@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from trajectory_pipeline.cli.connections import Connections, open_connections
+from trajectory_pipeline.cli.connections import Sinks, open_sinks
 from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.cli.filter_options import COMPLETED_FROM, COMPLETED_TO, option_names
 from trajectory_pipeline.cli.render_trajectory import indented, plain_text
@@ -89,7 +89,7 @@ def command(
     if first and after_last and first >= after_last:
         raise PipelineError(f"--completed-from ({completed_from}) must be before --completed-to ({completed_to}).")
     allowed = SearchFilters(completed_from=first, completed_to=after_last, **filters)
-    opened = open_connections()
+    opened = open_sinks()
     database = opened.storage.postgres
     # Refused before a provider is asked.
     check_query(query)
@@ -133,7 +133,7 @@ def _unknown(names: Mapping[str, Sequence[str]]) -> str:
     return f"No run has {told}: check the spelling. What a run has, `search QUERY --json` and `show RUN` say."
 
 
-def _embedding(opened: Connections, query: str) -> QueryEmbedding:
+def _embedding(opened: Sinks, query: str) -> QueryEmbedding:
     """Return the query's embedding by the model that the settings name; or None, and why there is none."""
     settings, storage = opened.settings, opened.storage
     embedder, reason = build_embedder(settings.embedding, settings.judge, settings.privacy, settings.budget)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from trajectory_pipeline.cli.connections import open_connections
+from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import out
 from trajectory_pipeline.cli.render_trajectory import render_trajectory
 from trajectory_pipeline.conversion.message_parts import tools_by_call
@@ -19,7 +19,7 @@ from trajectory_pipeline.urls import describe_postgres
 @click.argument("run_id")
 def command(run_id: str) -> None:
     """Show the trajectory of a run: turns, tools, errors, outcome and verdict."""
-    database = open_connections().storage.postgres
+    database = open_sinks().storage.postgres
     row = trajectory_row(database, run_id)
     verdict = outcome_of_run(database, run_id)
     links, asked = chain_of(database, row)

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from trajectory_pipeline.schema.enums import CalibrationMethod, Outcome
 
@@ -149,6 +146,10 @@ def calibrate(labelled: Sequence[LabelledScore], *, score_is_probability: bool) 
 
 def fit_map(labelled: Sequence[LabelledScore]) -> CalibrationMap:
     """Learn a map: isotonic with enough labels, else logistic; where all labels are equal, a level one."""
+    # Imported late: it takes a second, and whoever only asks whether the gates are passed learns nothing.
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+
     scores = np.array([one.score for one in labelled])
     holds = np.array([one.holds for one in labelled], float)
     weights = np.array([one.weight for one in labelled])
@@ -168,6 +169,8 @@ def fit_map(labelled: Sequence[LabelledScore]) -> CalibrationMap:
 
 def cross_fit(labelled: Sequence[LabelledScore]) -> Numbers:
     """Return the probability of each score by a map that was learnt without its group."""
+    from sklearn.model_selection import GroupKFold
+
     groups = [one.group for one in labelled]
     predicted = np.zeros(len(labelled))
     folds = min(FOLDS, len(set(groups)))
