@@ -83,7 +83,8 @@ def settings_page() -> str:
         _GENERATED,
         "# Settings",
         "Every setting is an environment variable. An empty variable counts as unset. A wrong value is an error that"
-        " names the variable. `trajectory-pipeline` also reads a file `.env` in the working directory.",
+        " names the variable. The command `trajectory-pipeline`, all but `demo`, also reads a file `.env` in the working"
+        " directory; the Python API and Dagster's own processes do not.",
         "Percent-encode passwords in database URLs: `/` is `%2F`, `@` is `%40`, `%` is `%25`.",
     ]
     for heading, fields in setting_groups().items():
@@ -105,9 +106,17 @@ def commands_page() -> str:
         command = cli.get_command(group, name)
         if command is None:
             raise ValueError(f"{name} is no command")
-        context = click.Context(command, info_name=f"trajectory-pipeline {name}", terminal_width=100)
-        parts += [f"## {name}", f"```text\n{command.get_help(context).rstrip()}\n```"]
+        parts += _command_sections(name, command, "##")
     return "\n\n".join(parts) + "\n"
+
+
+def _command_sections(name: str, command: click.Command, heading: str) -> list[str]:
+    """Return the help of a command, and of each command of a group, below its own heading."""
+    context = click.Context(command, info_name=f"trajectory-pipeline {name}", terminal_width=100)
+    parts = [f"{heading} {name}", f"```text\n{command.get_help(context).rstrip()}\n```"]
+    for each, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        parts += _command_sections(f"{name} {each}", inner, f"{heading}#")
+    return parts
 
 
 def export_fields_page() -> str:

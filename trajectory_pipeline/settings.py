@@ -430,8 +430,8 @@ class BudgetSettings(_Group):
     """Budget: what judging may cost."""
 
     daily_usd: Usd = setting("TRAJECTORY_DAILY_BUDGET_USD", Decimal(5))
-    """Cap on the cost of judging per UTC day, in US dollars, for sensors and manual runs together: a call that
-    could exceed it is not made. Default 5."""
+    """Cap on the cost of judging and embedding per UTC day, in US dollars, for sensors, manual runs and searches
+    together: a call that could exceed it is not made. Default 5."""
     organization_daily_usd: Usd | None = setting("TRAJECTORY_ORGANIZATION_DAILY_BUDGET_USD")
     """Cap per UTC day and organization, in US dollars. Unset: no such cap."""
     materialization_usd: Usd | None = setting("TRAJECTORY_MATERIALIZATION_BUDGET_USD")
@@ -481,7 +481,8 @@ class ExportSettings(_Group):
     """Folder or fsspec URL for these datasets. Unset: `exports` beside the Parquet files."""
     filters: Filters = setting("TRAJECTORY_EXPORT_FILTERS", ExportFilters())
     """Which runs they hold, as JSON: `{"outcomes": ["success"], "judged_only": true, "min_confidence": 0.8,
-    "min_learning_value": 0.5, "agents": [], "tools": [], "labels": [], "families": []}`. Unset: all."""
+    "min_learning_value": 0.5, "agents": [], "tools": [], "sources": [], "labels": [], "families": [],
+    "completed_from": "2026-11-01", "completed_to": "2026-12-01"}`. A time without an offset is UTC. Unset: all."""
     splits: Shares = setting("TRAJECTORY_EXPORT_SPLITS", (0.8, 0.1, 0.1))
     """Shares of train, validation and test, with commas between. Default 0.8,0.1,0.1."""
     redaction: RedactionMode = setting("TRAJECTORY_EXPORT_REDACT", RedactionMode.SECRETS)

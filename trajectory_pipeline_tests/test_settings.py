@@ -3,6 +3,8 @@
 Variables of other programs are ignored, and no repr shows a secret. (Imports read none: ``test_architecture``.)
 """
 
+import dataclasses
+import json
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -259,3 +261,10 @@ def test_owners_are_addresses_or_teams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given.dagster.owners == ("team:data", "me@example.com")
     for wrong in ("me", "team:", "me@", "team:a,b"):
         assert "neither an e-mail address nor team:name" in refusal(monkeypatch, TRAJECTORY_OWNERS=wrong)
+
+
+def test_export_filters_take_what_their_description_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = re.findall(r"`(\{.*?\})`", str(setting_fields()["TRAJECTORY_EXPORT_FILTERS"].description), re.DOTALL)
+    filters = loaded(monkeypatch, TRAJECTORY_EXPORT_FILTERS=shown).export.filters
+    assert filters.completed_from == datetime(2026, 11, 1, tzinfo=UTC)
+    assert set(json.loads(shown)) == {field.name for field in dataclasses.fields(ExportFilters)}

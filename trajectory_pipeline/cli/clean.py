@@ -14,9 +14,14 @@ DEMO_FOLDER = Path("data") / "demo"
 
 @click.command("clean")
 @click.option("--demo", "only_demo", is_flag=True, help="Delete only the demonstration's folder.")
-@click.confirmation_option(prompt="This deletes the embedded server with all its data, and the other files. Continue?")
+@click.confirmation_option(
+    prompt="This deletes the embedded server with all its data, Parquet files, exported datasets and logs. Continue?"
+)
 def command(*, only_demo: bool) -> None:
-    """Delete the data folder: embedded server, Parquet and Dagster's files."""
+    """Delete what is in the data folder: embedded server, Parquet files, exported datasets, Dagster's files and logs.
+
+    What you put there yourself stays, and so does what was exported to another folder.
+    """
     remove_data(DEMO_FOLDER)
     if not only_demo:
         remove_data(load_settings().storage.data_folder)
@@ -29,7 +34,8 @@ def remove_data(folder: Path) -> None:
         EmbeddedPostgresError: the embedded server is in use.
     """
     remove_embedded_server(folder.absolute() / "postgres")
-    for path in (folder / "parquet", folder / "dagster"):
-        if path.is_dir():
-            shutil.rmtree(path)
-    (folder / "dagster.log").unlink(missing_ok=True)
+    for name in ("parquet", "exports", "dagster"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+    for name in ("dagster.log", "dagster.log.1", "service.log", "service.log.1"):
+        (folder / name).unlink(missing_ok=True)

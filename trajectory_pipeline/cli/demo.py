@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 import dagster as dg
@@ -50,7 +51,7 @@ from trajectory_pipeline.pipeline.judge_panel import judge_panel
 from trajectory_pipeline.quality import summary
 from trajectory_pipeline.schema.enums import Criterion
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
-from trajectory_pipeline.settings import LOCAL_EMBEDDING_MODEL, Settings, load_settings
+from trajectory_pipeline.settings import LOCAL_EMBEDDING_MODEL, load_settings, setting_fields
 from trajectory_pipeline.storage.postgres.embeddings import search_counts
 from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
@@ -60,6 +61,8 @@ from trajectory_pipeline.storage.postgres.summaries import summarize_runs, traje
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
+_DATA_FOLDER = "TRAJECTORY_DATA_FOLDER"
+
 
 @click.command("demo")
 @click.option("--once", is_flag=True, help="Exit when everything is done; exit code 0 only if the result is complete.")
@@ -68,12 +71,16 @@ from trajectory_pipeline.urls import describe_postgres
 def command(*, once: bool, port: int, reset: bool) -> None:
     """Run the whole pipeline on this machine: rows of a real Letta server, embedded Postgres, scripted judge.
 
-    Writes only to the folder data/demo. A later one goes on with what is there; runs that were deleted stay deleted
+    Writes only to the folder data/demo, or TRAJECTORY_DATA_FOLDER. Other settings, and a file .env, are not used: no
+    database, storage or judge of yours. A later one goes on with what is there; runs that were deleted stay deleted
     until --reset. Exit code 0: every terminal run of the sample that is still there is in both sinks, with a verdict or
     a stated reason for none.
     """
+    folder = _forget_other_settings()
     if reset:
-        remove_data(DEMO_FOLDER)
+        if folder.resolve() != DEMO_FOLDER.resolve():
+            raise click.UsageError(f"--reset deletes {DEMO_FOLDER} alone: unset TRAJECTORY_DATA_FOLDER.")
+        remove_data(folder)
     try:
         complete = _run_demo(stay=not once, port=port)
     except KeyboardInterrupt:
@@ -111,21 +118,25 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         service_listening = stack.enter_context(listen_nearby(SERVICE_PORT))
         port, service_port = port_of(listening), port_of(service_listening)
         first, _ = STORY.window()
-        os.environ.setdefault("TRAJECTORY_DATA_FOLDER", str(DEMO_FOLDER))
         # From the sample's first day on: the UI's partition bar is readable for a few days, not for two years.
-        os.environ.setdefault("TRAJECTORY_START", first.replace(hour=0).isoformat())
-        os.environ.setdefault("ENABLE_TRAJECTORY_CAPTURE", "true")
-        os.environ.setdefault("TRAJECTORY_EMBEDDING_MODEL", LOCAL_EMBEDDING_MODEL)
-        os.environ.setdefault("TRAJECTORY_SOURCES", LETTA_CODE_SOURCE)
+        os.environ["TRAJECTORY_START"] = first.replace(hour=0).isoformat()
+        os.environ["ENABLE_TRAJECTORY_CAPTURE"] = "true"
+        os.environ["TRAJECTORY_EMBEDDING_MODEL"] = LOCAL_EMBEDDING_MODEL
+        os.environ["TRAJECTORY_SOURCES"] = LETTA_CODE_SOURCE
         with step("Databases") as report:
             databases = open_connections(report).databases
             stack.callback(databases.release)
             os.environ.update(databases.environment())
             migrate(databases.database_url)
-            deleted = STORY.load(databases.letta_url, create_database=True, report=report).deleted
-        terminal = STORY.terminal_run_ids() - deleted
-        _start_judge(stack, load_settings())
+            sample = STORY.load(databases.letta_url, create_database=True, report=report)
+        terminal = STORY.terminal_run_ids() - sample.deleted
+        _start_judge(stack)
         opened = open_connections()
+        if not sample.already_loaded and trajectories_by_partition(opened.storage.postgres):
+            raise PipelineError(
+                f"{opened.settings.storage.data_folder} holds trajectories that are not the demonstration's: unset"
+                " TRAJECTORY_DATA_FOLDER."
+            )
         data_folder = opened.settings.storage.data_folder
         with step("Dagster's storage"):
             prepare_storage(dagster_home(data_folder), os.environ["DAGSTER_PG_URL"])
@@ -158,11 +169,8 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         out.print(f"\n  Dagster UI   {assets_page(port)}")
         out.print(f"  Report       {page}")
         out.print(f"  Service      {service}")
-        out.print("\nAsk the service for a run where a refund was refused, and why:")
-        for how, command in commands_to_try(service).items():
-            out.print(f"  {how:8} {command}")
-        if has_tokens(opened.storage.postgres):
-            out.print("There are tokens, so each of them needs one: docs/service.md says how to give it.")
+        if stay:
+            _print_what_to_ask(service, has_tokens(opened.storage.postgres))
         out.print("\nLook first at the report: which runs failed though Letta says that they are completed.")
         if stay:
             out.print("\nCtrl-C stops everything; `make demo` starts it again with the same data.")
@@ -171,8 +179,18 @@ def _run_demo(*, stay: bool, port: int) -> bool:
     return complete and not failures
 
 
+def _forget_other_settings() -> Path:
+    """Forget all settings but the data folder, and return it: what they name is not read, written or paid for."""
+    names = {*setting_fields(), "DAGSTER_HOME"} - {_DATA_FOLDER}
+    if forgotten := sorted(name for name in names if os.environ.pop(name, None)):
+        err.print(f"Not used by the demonstration: {', '.join(forgotten)}.")
+    if not os.environ.get(_DATA_FOLDER):
+        os.environ[_DATA_FOLDER] = str(DEMO_FOLDER)
+    return Path(os.environ[_DATA_FOLDER])
+
+
 def _materialize_others(opened: Connections) -> dict[str, str]:
-    """Materialize the hours of the other sources that have runs: of Letta Code, unless the settings name others."""
+    """Materialize the hours of the other source, Letta Code, that have runs."""
     failures: dict[str, str] = {}
     for source in opened.others():
         with source.snapshot() as snapshot:
@@ -183,11 +201,7 @@ def _materialize_others(opened: Connections) -> dict[str, str]:
     return failures
 
 
-def _start_judge(stack: ExitStack, settings: Settings) -> None:
-    """Use the judge that the settings name; without one, start the scripted one."""
-    if settings.judge.disabled_reason is None:
-        err.print(f"Judge: {settings.judge.name}, from the settings")
-        return
+def _start_judge(stack: ExitStack) -> None:
     with step("Scripted judge (it gives labels that a person wrote, and is no model; prices are made up)"):
         judge = stack.enter_context(SimulatedJudge.start())
     os.environ["OPENAI_BASE_URL"] = judge.base_url
@@ -201,11 +215,10 @@ def _judge_again(opened: Connections, terminal: Collection[str]) -> None:
     with step("Labels that two people wrote by hand"):
         write_labels(database, sample_labels())
     settings = opened.settings
-    if settings.judge.model == SCRIPTED_MODEL:
-        with step("A second judge on the same runs, to compare (simple rules, and no model)") as report:
-            rules = settings.judge.model_copy(update={"model": JUDGE_MODEL})
-            judge = judge_config(rules, settings.privacy, settings.budget)
-            judge_panel(sorted(terminal), 1, opened.storage, judge, progress=report)
+    with step("A second judge on the same runs, to compare (simple rules, and no model)") as report:
+        rules = settings.judge.model_copy(update={"model": JUDGE_MODEL})
+        judge = judge_config(rules, settings.privacy, settings.budget)
+        judge_panel(sorted(terminal), 1, opened.storage, judge, progress=report)
 
 
 def _print_quality(opened: Connections) -> None:
@@ -220,8 +233,15 @@ def _print_quality(opened: Connections) -> None:
         ],
         whole=("policy",),
     )
-    if SCRIPTED_MODEL in names.values():
-        out.print(f"{SCRIPTED_MODEL} repeats one person's labels: its agreement says nothing of a model.")
+    out.print(f"{SCRIPTED_MODEL} repeats one person's labels: its agreement says nothing of a model.")
+
+
+def _print_what_to_ask(service: str, with_tokens: bool) -> None:
+    out.print("\nAsk the service for a run where a refund was refused, and why:")
+    for how, command in commands_to_try(service).items():
+        out.print(f"  {how:8} {command}")
+    if with_tokens:
+        out.print("There are tokens, so each of them needs one: docs/service.md says how to give it.")
 
 
 def _report_empty_hours(opened: Connections) -> None:

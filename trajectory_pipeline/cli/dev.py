@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import click
@@ -36,12 +37,15 @@ def command(port: int) -> None:
     with step("Checking the settings") as report:
         opened = open_connections(report)
         settings, databases = opened.settings, opened.databases
-        with opened.source.snapshot() as snapshot:
-            unknown = snapshot.catalog.unknown_columns
+        unknown: Sequence[str] = ()
+        if has_letta := opened.has_letta():
+            with opened.source.snapshot() as snapshot:
+                unknown = snapshot.catalog.unknown_columns
         with opened.storage.postgres.connect():
             pass
         home = dagster_home(settings.storage.data_folder)
-    out.print(f"  Source    {describe_postgres(databases.letta_url)}")
+    letta = describe_postgres(databases.letta_url) if has_letta else "no Letta database"
+    out.print(f"  Source    {', '.join([letta, *(source.name for source in opened.others())])}")
     out.print(f"  Postgres  {describe_postgres(databases.database_url)}, schema trajectory")
     out.print(f"  Parquet   {opened.storage.parquet.shown_uri}")
     out.print(f"  Judge     {settings.judge.disabled_reason or settings.judge.name}")

@@ -14,7 +14,7 @@ from trajectory_pipeline.errors import PipelineError
 COMMANDS = {
     "batches": ("batches:command", "List the batches of calls at the judge's provider, or cancel one."),
     "check": ("check:command", "Compare the whole history: source, ledger, Postgres and Parquet."),
-    "clean": ("clean:command", "Delete the data folder: embedded server, Parquet and Dagster's files."),
+    "clean": ("clean:command", "Delete what is in the data folder: embedded server, Parquet, exports, logs."),
     "demo": ("demo:command", "Run the whole pipeline on this machine with sample rows and a scripted judge."),
     "dev": ("dev:command", "Check the settings, then run the Dagster UI and daemon."),
     "doctor": ("doctor:command", "Check settings, source, sinks and judge, and say what to do."),
@@ -90,9 +90,12 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="trajectory-pipeline")
-def main() -> None:
-    """Turn every finished run of a Letta server into a trajectory, and have an LLM judge it."""
-    load_dotenv(Path.cwd() / ".env")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Turn every finished run of an agent into a trajectory, and have an LLM judge it."""
+    # The demonstration has data of its own: it must not write to what the settings name.
+    if ctx.invoked_subcommand != "demo":
+        load_dotenv(Path.cwd() / ".env")
 
 
 if __name__ == "__main__":

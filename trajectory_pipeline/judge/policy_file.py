@@ -91,11 +91,11 @@ def load_policy_file(path: Path) -> PolicyFile:
     readers: dict[str, Callable[[str], Any]] = {".json": json.loads, ".toml": tomllib.loads}
     read = readers.get(path.suffix.lower())
     if read is None:
-        raise SettingsError(f"{_SETTING} names {path}: a policy file must be a .json or a .toml file.")
+        raise SettingsError(f"The policy file {path} ({_SETTING}) must be a .json or a .toml file.")
     try:
         file = PolicyFile.model_validate(read(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise SettingsError(f"{_SETTING} names {path}, which cannot be read: {error.strerror}.") from None
+        raise SettingsError(f"The policy file {path} ({_SETTING}) cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, one['loc'])) or 'the whole'}: {one['msg'].removeprefix('Value error, ')}"

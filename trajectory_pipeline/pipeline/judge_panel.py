@@ -13,6 +13,7 @@ from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
 from trajectory_pipeline.storage.postgres.erasure import erase_verdicts_of
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+from trajectory_pipeline.storage.postgres.spend_ledger import PANEL
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate, panel_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
@@ -69,7 +70,7 @@ def judge_panel(
             storage,
             judge,
             verdicts=verdicts,
-            materialization_id=f"panel {uuid4()}",
+            materialization_id=f"{PANEL} {uuid4()}",
             progress=progress,
             stats=stats,
         )

@@ -41,7 +41,7 @@ from trajectory_pipeline.storage.postgres.embeddings import EmbeddingStore, Fail
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
 from trajectory_pipeline.storage.postgres.rate_limiter import open_rate_limiter
 from trajectory_pipeline.storage.postgres.retrying_connection import RetryingConnection
-from trajectory_pipeline.storage.postgres.spend_ledger import CallReservation, day_of, spend_totals
+from trajectory_pipeline.storage.postgres.spend_ledger import SEARCH, CallReservation, day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_locks import (
     ExpiredClaims,
     VerdictLock,
@@ -160,7 +160,7 @@ class RemoteEmbedder:
         ):
             store = EmbeddingStore(ledger, pgvector, self.model)
             worker = _Worker(
-                once, store, ledger, ledger, request_slot, f"search {uuid4()}", lambda _: None, self._least
+                once, store, ledger, ledger, request_slot, f"{SEARCH} {uuid4()}", lambda _: None, self._least
             )
             result = run_to_end(ask())
         if result.embeddings is None:

@@ -182,7 +182,12 @@ SPEND_TOTALS = Table(
     row="one total",
     columns=postgres_only(
         Column("scope", STRING, "`day`, `organization` (per day) or `materialization`.", key=True),
-        Column("scope_key", STRING, "UTC day; day and organization id; or Dagster run id.", key=True),
+        Column(
+            "scope_key",
+            STRING,
+            "UTC day; day and organization id; or Dagster run id, or `search` or `panel` and a random id.",
+            key=True,
+        ),
         Column("calls", INT, "HTTP calls started.", unit="calls"),
         dollars("reserved_usd", "Largest possible cost of calls in progress, and of calls whose process was killed."),
         dollars("spent_usd", "Cost of finished calls; without a reported price, the largest possible."),

@@ -1,7 +1,7 @@
 """Exports: which datasets were written, which runs each holds, and which runs stay in one split."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from trajectory_pipeline.schema.enums import Outcome
@@ -106,10 +106,10 @@ class ExportFilters:
     families: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the bounds.
+        """Check the bounds; a time without an offset is UTC.
 
         Raises:
-            ValueError: one is no share, a time has no offset from UTC, or the last time is not after the first.
+            ValueError: one is no share, or the last time is not after the first.
         """
         for name in ("min_confidence", "min_learning_value"):
             share: float | None = getattr(self, name)
@@ -118,7 +118,7 @@ class ExportFilters:
         for name in ("completed_from", "completed_to"):
             moment: datetime | None = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
-                raise ValueError(f"{name} needs an offset, such as 2026-11-01T00:00+00:00")
+                object.__setattr__(self, name, moment.replace(tzinfo=UTC))
         if self.completed_from and self.completed_to and self.completed_from >= self.completed_to:
             raise ValueError(
                 f"completed_to ({self.completed_to.isoformat()}) must be after completed_from"

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from trajectory_pipeline.defs.asset_keys import asset_key
 from trajectory_pipeline.defs.jobs.daily import ScheduledJob, scheduled_daily, storage_job
 from trajectory_pipeline.defs.resources import StorageResource
 from trajectory_pipeline.defs.sensors.run_requests import utc_now
 from trajectory_pipeline.errors import PipelineError
+from trajectory_pipeline.partition_keys import source_of_key
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
@@ -59,7 +61,7 @@ def build_retention_job(settings: Settings) -> ScheduledJob:
             else:
                 deleted = f"{pluralize(pruned.rows, 'row')}, {pluralize(pruned.files.count, 'file')} deleted"
                 context.log.info(f"{name}: {deleted}")
-                for observation in _observations(expired):
+                for observation in pruned_observations(expired):
                     context.log_event(observation)
         if failed:
             number = f"{len(failed)} of {len(due)}"
@@ -75,12 +77,12 @@ def build_retention_job(settings: Settings) -> ScheduledJob:
     )
 
 
-def _observations(expired: "ExpiredPartition") -> list[dg.AssetObservation]:
+def pruned_observations(expired: "ExpiredPartition") -> list[dg.AssetObservation]:
     """Return an observation of each asset that is pruned: the verdicts go with their trajectories."""
     assets = [expired.target, *([REFINED_OUTCOMES.name] if expired.target == TRAJECTORIES.name else [])]
     return [
         dg.AssetObservation(
-            asset,
+            asset_key(asset, source_of_key(expired.partition_key)),
             partition=expired.partition_key,
             description="Pruned: deleted from Parquet and Postgres because of its age.",
             metadata={"pruned": True},

@@ -8,6 +8,7 @@ Every function raises ``SinkError`` if the database cannot be read or refuses.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import LiteralString
 
 from trajectory_pipeline.schema.enums import PartitionResult
@@ -22,7 +23,9 @@ from trajectory_pipeline.storage.postgres.failure_modes import forget_failure_ti
 from trajectory_pipeline.storage.postgres.labels import erase_label_texts
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction, StoredEntry
 from trajectory_pipeline.storage.postgres.search_texts import remove_texts
+from trajectory_pipeline.storage.postgres.spend_ledger import PANEL, SEARCH
 
+_OLD_TOTALS = timedelta(days=7)
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
 
 # A verdict keeps the key of the partition in which it was reached; its run may have moved to a younger one since.
@@ -158,12 +161,15 @@ def record_files_removed(partition: PartitionTransaction, asset: str) -> None:
 def remove_bookkeeping(database: TrajectoryDatabase, dagster_run_ids: Sequence[str]) -> None:
     """Remove what nothing reads any more: totals of Dagster runs that go, and reasons and locks that are void.
 
+    Totals of searches and panels, which have no Dagster run, go after a week.
+
     Totals by day and organization stay, and so do the calls: what was spent can always be added up.
     """
     with database.connect() as connection, translating_database_errors(database.url, "Removing bookkeeping"):
         connection.execute(
-            "DELETE FROM trajectory.spend_totals WHERE scope = 'materialization' AND scope_key = ANY(%s)",
-            [list(dagster_run_ids)],
+            "DELETE FROM trajectory.spend_totals WHERE scope = 'materialization' AND (scope_key = ANY(%s)"
+            " OR split_part(scope_key, ' ', 1) = ANY(%s) AND updated_at < now() - %s)",
+            [list(dagster_run_ids), [PANEL, SEARCH], _OLD_TOTALS],
         )
         # Of a partition that is pruned even in part, they are not looked at: see ``INVALIDATED_PARTITIONS``.
         connection.execute(

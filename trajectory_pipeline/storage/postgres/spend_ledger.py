@@ -27,6 +27,8 @@ from trajectory_pipeline.storage.postgres.verdict_locks import (
 )
 
 _COLUMNS = VERDICT_ATTEMPTS.names(Sink.POSTGRES)
+SEARCH, PANEL = "search", "panel"
+"""Beginnings of materialization ids of calls that no Dagster run makes: a random id follows, after a space."""
 _SET_AT_BEGIN = ("reserved_usd", "reserved_tokens", "budget_day", "organization_id", "materialization_id")
 """Columns that are written when a call begins, and not again."""
 _AMOUNTS = ("calls", "reserved_usd", "spent_usd", "reserved_tokens", "spent_tokens")

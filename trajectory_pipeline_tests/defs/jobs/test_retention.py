@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pytest
 
-from trajectory_pipeline.defs.jobs.retention import JOB_NAME
+from trajectory_pipeline.defs.jobs.retention import JOB_NAME, pruned_observations
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.errors import SinkError
 from trajectory_pipeline.maintenance import retention
 from trajectory_pipeline.partition_keys import HOUR, partition_key
 from trajectory_pipeline.settings import Settings
+from trajectory_pipeline.storage.parquet.cleanup import FileTotals
 from trajectory_pipeline.storage.postgres.partition_writer import PartitionTransaction
 from trajectory_pipeline_tests.conftest import change_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
@@ -102,3 +103,10 @@ def test_retention_job_with_failing_partition_prunes_the_others(
     assert "; the others are. First, trajectories" in str(
         step_failure(instance, result.run_id, "prune_partitions").description
     )
+
+
+def test_partition_of_another_source_is_observed_as_its_asset() -> None:
+    key = "2026-11-21-09:00~laptop"
+    expired = retention.ExpiredPartition("trajectories", key, 1, FileTotals(1, 1))
+    found = {(observation.asset_key, observation.partition) for observation in pruned_observations(expired)}
+    assert found == {(dg.AssetKey(["laptop", asset]), key) for asset in ("trajectories", "refined_outcomes")}
