@@ -83,8 +83,8 @@ def settings_page() -> str:
         _GENERATED,
         "# Settings",
         "Every setting is an environment variable. An empty variable counts as unset. A wrong value is an error that"
-        " names the variable. The command `trajectory-pipeline`, all but `demo`, also reads a file `.env` in the working"
-        " directory; the Python API and Dagster's own processes do not.",
+        " names the variable. The command `trajectory-pipeline`, all but `demo`, also reads a file `.env` in the"
+        " working directory; the Python API and Dagster's own processes do not.",
         "Percent-encode passwords in database URLs: `/` is `%2F`, `@` is `%40`, `%` is `%25`.",
     ]
     for heading, fields in setting_groups().items():

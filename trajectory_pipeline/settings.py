@@ -1,8 +1,10 @@
 """All settings: typed, in groups, read from the environment on request and never at import time."""
 
+import difflib
 import json
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.util import find_spec
@@ -45,6 +47,8 @@ LOCAL_EMBEDDING_MODEL = "wordllama"
 """The embedding model that runs in this process."""
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: longer ages could lie before the first year that a date can name."""
+_PREFIX = "TRAJECTORY_"
+_SIMILAR = 0.85
 _RENAMED = {
     "TRAJECTORY_DELETED": "TRAJECTORY_DELETED_CONTENT",
     "TRAJECTORY_QUIET_MINUTES": "TRAJECTORY_JUDGE_SETTLE_MINUTES",
@@ -517,10 +521,12 @@ def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: values are wrong, or variables have been renamed; the text names each and says what to set.
+        SettingsError: values are wrong, or variables have been renamed or are misspelled; the text names each and says
+            what to set.
     """
     defined = {name.upper() for name, value in os.environ.items() if value}
     problems = [f"{old} is now named {new}: rename it" for old, new in _RENAMED.items() if old in defined]
+    problems += _misspelled(defined)
     groups: dict[str, _Group] = {}
     for name, group in _groups().items():
         try:
@@ -530,6 +536,16 @@ def load_settings() -> Settings:
     if problems:
         raise SettingsError("; ".join(problems) + ".")
     return Settings.model_validate(groups)
+
+
+def _misspelled(defined: set[str]) -> Iterator[str]:
+    """Yield what to do about variables that are almost a setting: a cap that is not read would be passed unseen."""
+    known = setting_fields().keys()
+    # A container's secret is in a file, whose name such a variable holds.
+    ours = (name for name in defined if name.startswith(_PREFIX) and not name.endswith("_FILE"))
+    for name in sorted(set(ours) - known - _RENAMED.keys()):
+        if meant := difflib.get_close_matches(name, known, 1, _SIMILAR):
+            yield f"{name} is no setting: write {meant[0]}"
 
 
 def _describe(problem: "ErrorDetails") -> str:

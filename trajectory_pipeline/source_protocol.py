@@ -98,6 +98,11 @@ class SourceSnapshot(Protocol):
         ...
 
     @property
+    def proves_deletions(self) -> bool:
+        """Whether what is not there is known to be deleted."""
+        ...
+
+    @property
     def remarks(self) -> Sequence[str]:
         """What a person should know of the source as it was read: what makes no run, what is odd."""
         ...

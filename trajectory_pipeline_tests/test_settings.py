@@ -196,6 +196,29 @@ def test_renamed_setting_raises_error_with_new_name(monkeypatch: pytest.MonkeyPa
     assert refusal(monkeypatch, **{old: "1"}) == f"{old} is now named {new}: rename it."
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRAJECTORY_DAILY_BUDGET", "TRAJECTORY_DAILY_BUDGET_USD"),
+        ("TRAJECTORY_RETENTION_DAY", "TRAJECTORY_RETENTION_DAYS"),
+        ("TRAJECTORY_REDACTION", "TRAJECTORY_REDACT"),
+    ],
+)
+def test_misspelled_setting_is_an_error_that_names_the_right_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    assert refusal(monkeypatch, **{name: "1"}) == f"{name} is no setting: write {meant}."
+
+
+def test_variable_of_ours_that_is_like_no_setting_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {
+        "TRAJECTORY_DATABASE_URL_FILE": "/run/secrets/url",
+        "TRAJECTORY_TOKEN": "x",
+        "TRAJECTORY_DAILY_BUDGET": "",
+    }
+    assert loaded(monkeypatch, **others) == Settings()
+
+
 def test_renamed_setting_that_is_empty_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(monkeypatch, **dict.fromkeys(RENAMED, "")) == Settings()
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from trajectory_pipeline.cli.connections import open_sinks
-from trajectory_pipeline.cli.console import out
+from trajectory_pipeline.cli.console import err, out
 from trajectory_pipeline.cli.render_trajectory import plain_text, render_run
 from trajectory_pipeline.cli.show import chain_of, trajectory_row
 from trajectory_pipeline.errors import PipelineError
@@ -27,6 +27,7 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.label_samples import QueuedRun, queue
 from trajectory_pipeline.storage.postgres.labels import Key, withdraw_labels, write_labels
 from trajectory_pipeline.storage.postgres.summaries import outcome_of_run
+from trajectory_pipeline.text import pluralize
 
 _OUTCOMES = {"s": Outcome.SUCCESS, "p": Outcome.PARTIAL_SUCCESS, "f": Outcome.FAILURE, "u": Outcome.UNKNOWN}
 _OWNERS = {
@@ -119,7 +120,8 @@ def _label_all(session: _Session, waiting: Sequence[QueuedRun | str]) -> None:
             place = _undo(session, place)
         else:
             labels = _ask(session, run_id, row, _OUTCOMES[answer], one)
-            write_labels(session.database, labels)
+            if outdated := write_labels(session.database, labels).outdated:
+                err.print(f"{pluralize(outdated, 'answer')} not kept: a later label of yours is there.")
             session.done.append((place, [label.key for label in labels]))
             _show_verdict(outcome_of_run(session.database, run_id))
             place += 1

@@ -278,8 +278,8 @@ def repeat_results(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]) 
     keys = [dg.AssetCheckKey(asset, spec.name) for asset in assets for spec in _CHECKS[asset.path[-1]]]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys) if keys else {}
     for record in latest.values():
-        # One that is being evaluated gets its result from its run.
-        if record.evaluation is not None:
+        # One that is only planned, whatever Dagster's type says, gets its result from its run.
+        if isinstance(record.evaluation, dg.AssetCheckEvaluation):
             instance.report_runless_asset_event(
                 dg.AssetCheckEvaluation(
                     asset_key=record.evaluation.asset_key,

@@ -259,6 +259,11 @@ class DeletionGuard:
             raise self._refusal(masked)
         if not less and not missing.newly_marked:
             return
+        if missing.emptied and not self.snapshot.proves_deletions:
+            raise self._refusal(
+                f"{pluralize(missing.emptied, 'run')} would have no messages or steps any more, and this source cannot"
+                " prove that they were deleted"
+            )
         accepted = accepted_source(
             self.partition.url, self.partition.connection, source_of_key(self.partition.partition_key)
         )
@@ -323,6 +328,7 @@ class _Missing:
         kept: for each table, how many rows of each are there now.
         parts: tables in which a run has fewer rows; ``runs`` where one is gone, ``ended`` where one departs.
         newly_marked: runs with content that is marked deleted now, and was not before.
+        emptied: runs that are there, had steps or messages, and have none of them now.
     """
 
     former: pa.Table
@@ -333,6 +339,7 @@ class _Missing:
     kept: dict[str, "np.ndarray[Any, Any]"]
     parts: frozenset[str]
     newly_marked: int
+    emptied: int
 
     @classmethod
     def of(cls, observed: ObservedRows, gone: list[str], departing: list[str]) -> "_Missing":
@@ -348,6 +355,7 @@ class _Missing:
         former, index = former.filter(pa.array(compared)), _combined(index).filter(pa.array(compared))
         is_there, is_gone, departs = is_there[compared], is_gone[compared], departs[compared]
         less, thinned, kept = np.zeros(len(is_gone), bool), np.zeros(len(is_gone), bool), {}
+        emptied = np.zeros(len(is_gone), bool)
         parts, all_or_nothing = set(), True
         for name in _COUNTED:
             had = _numbers(former[name])
@@ -357,6 +365,8 @@ class _Missing:
             fewer = (has < had) & is_there
             if fewer.any() or (name == "runs" and is_gone.any()):
                 parts.add(name)
+            if name in ("steps", "messages"):
+                emptied |= fewer & (has == 0)
             if name != "agents":
                 thinned |= fewer
                 all_or_nothing &= not has[fewer].any()
@@ -365,7 +375,7 @@ class _Missing:
         marked = _numbers(_filled(now["marked"].take(index), False)).astype(bool)
         newly = int((marked & ~_numbers(former["marked"]).astype(bool)).sum())
         there, lesser, fewer_rows = (np.flatnonzero(each).tolist() for each in (is_there, less, thinned))
-        return cls(former, there, lesser, fewer_rows, all_or_nothing, kept, frozenset(parts), newly)
+        return cls(former, there, lesser, fewer_rows, all_or_nothing, kept, frozenset(parts), newly, int(emptied.sum()))
 
     def owner(self, at: int) -> Owner:
         """Return whose a former row is."""

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _CLOSED: Final = {
     Criterion.STEP_FEEDBACK: tuple(StepFeedback),
     **dict.fromkeys(RATINGS, ("1", "2", "3", "4", "5")),
 }
+_CLOCK_DIFFERENCE = timedelta(hours=1)
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _LONGEST = 200
 
@@ -289,6 +290,9 @@ def check_label(label: Label) -> None:
         raise ValueError(f"inclusion_probability {label.inclusion_probability} is not above 0 and at most 1")
     if label.labelled_at is not None and label.labelled_at.tzinfo is None:
         raise ValueError(f"labelled_at {label.labelled_at.isoformat()} has no time zone")
+    # Nobody could ever replace it: the newest label holds. Clocks may differ by a little.
+    if label.labelled_at is not None and label.labelled_at > datetime.now(UTC) + _CLOCK_DIFFERENCE:
+        raise ValueError(f"labelled_at {label.labelled_at.isoformat()} is in the future")
 
 
 def _check_item(label: Label) -> None:

@@ -7,6 +7,7 @@ from trajectory_pipeline.partition_keys import parse_partition_key
 from trajectory_pipeline.serve.authentication import Eraser, service_of
 from trajectory_pipeline.serve.models import RunId
 from trajectory_pipeline.serve.problems import ProblemError, problems
+from trajectory_pipeline.serve.run_address import RUN_ID
 from trajectory_pipeline.storage.postgres.service_reads import erasure_state
 
 router = APIRouter(prefix="/v1", tags=["erasure"])
@@ -23,7 +24,7 @@ class Erased(BaseModel):
     )
 
 
-@router.delete("/trajectories/{run_id}", responses=problems(404, 409), summary="Erase a run")
+@router.delete(f"/trajectories/{RUN_ID}", responses=problems(404, 409), summary="Erase a run")
 def erase_trajectory(request: Request, access: Eraser, run_id: RunId) -> Erased:
     """Erase a run's text from Parquet and Postgres, with that of verdicts that showed it; other runs stay as they are.
 

@@ -25,7 +25,7 @@ from trajectory_pipeline.search.query import LONGEST_QUERY
 from trajectory_pipeline.serve.access import LOCAL, Access
 from trajectory_pipeline.serve.filters import FilterQuery, Moment
 from trajectory_pipeline.serve.marked_data import bounded, marked, shortened
-from trajectory_pipeline.serve.models import Text
+from trajectory_pipeline.serve.models import AnyRunId, Text
 from trajectory_pipeline.serve.presentation import (
     LINKS,
     decode_cursor,
@@ -180,7 +180,7 @@ class RunTools:
     def get_trajectory(
         self,
         context: Context[Any, Any],
-        run_id: Annotated[Text, Field(description="Id of the run, as other tools return it.")],
+        run_id: Annotated[AnyRunId, Field(description="Id of the run, as other tools return it.")],
         from_turn: Annotated[int, Field(ge=1, description="First turn, from 1.")] = 1,
         from_message: Annotated[int, Field(ge=1, description="First message of that turn, from 1.")] = 1,
         turns: Annotated[int, Field(ge=1, le=50, description="Most turns.")] = 10,

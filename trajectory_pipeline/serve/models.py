@@ -11,7 +11,9 @@ from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictSt
 PLAIN = r"^[^\x00-\x1f\x7f]+$"
 """Ids and names: no control characters, which Postgres or a log would not take."""
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
-RunId = Annotated[Text, Path(description="Id of the run at the source, such as `run-…`.")]
+AnyRunId = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00]+$")]
+"""Whatever a source may call a run: a path below a folder, for one. Postgres indexes no longer text."""
+RunId = Annotated[AnyRunId, Path(description="Id of the run, such as `run-…`: all that follows in the address.")]
 
 
 class Heuristic(BaseModel):

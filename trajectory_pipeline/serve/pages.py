@@ -28,6 +28,7 @@ from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.presentation import decode_cursor, encode_cursor, list_name, run_summary
 from trajectory_pipeline.serve.problems import SHOW, TITLES, ProblemError
 from trajectory_pipeline.serve.redacted import redacted
+from trajectory_pipeline.serve.run_address import RUN_ID
 from trajectory_pipeline.serve.search import SearchQuery, find, served_hit
 from trajectory_pipeline.serve.service import Service
 from trajectory_pipeline.serve.statistics import count_families, count_groups
@@ -91,7 +92,7 @@ def index(request: Request) -> Response:
     return _page(request, "search.html.j2", shown, 422 if shown["problem"] else 200)
 
 
-@router.get("/runs/{run_id}")
+@router.get(f"/runs/{RUN_ID}")
 def run(
     request: Request, run_id: str, page: Annotated[int, Query(ge=1, le=10**9, description="From 1.")] = 1
 ) -> Response:

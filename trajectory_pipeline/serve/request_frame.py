@@ -111,7 +111,8 @@ class RequestFrame:
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float, defect: dict[str, Any]) -> None:
         # The template, not the path: paths are without bound, and hold ids.
-        route = getattr(scope.get("route"), "path", None) or scope.get("route_name", "unknown")
+        # Not ``path``, which names converters too.
+        route = getattr(scope.get("route"), "path_format", None) or scope.get("route_name", "unknown")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(method, route).observe(seconds)

@@ -13,7 +13,7 @@ from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Judge, service_of
 from trajectory_pipeline.serve.dagster_queue import REASON_TAG, TOKEN_TAG, DagsterQueue
-from trajectory_pipeline.serve.models import Text
+from trajectory_pipeline.serve.models import AnyRunId, Text
 from trajectory_pipeline.serve.problems import ProblemError, problems
 from trajectory_pipeline.serve.service import Service
 from trajectory_pipeline.storage.postgres.service_reads import partitions_of
@@ -21,7 +21,7 @@ from trajectory_pipeline.storage.postgres.service_reads import partitions_of
 router = APIRouter(prefix="/v1", tags=["requests"])
 MOST_PARTITIONS = 24
 """Of one request: each is a Dagster run."""
-_RunIds = Annotated[list[Text], Field(min_length=1, max_length=100, description="Runs, all of which must exist.")]
+_RunIds = Annotated[list[AnyRunId], Field(min_length=1, max_length=100, description="Runs, all of which must exist.")]
 
 
 class Stage(StrEnum):

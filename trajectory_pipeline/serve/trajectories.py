@@ -24,6 +24,7 @@ from trajectory_pipeline.serve.presentation import (
 )
 from trajectory_pipeline.serve.problems import ProblemError, problems
 from trajectory_pipeline.serve.recent_documents import KeptDocument
+from trajectory_pipeline.serve.run_address import RUN_ID
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
 from trajectory_pipeline.storage.postgres.service_reads import RUN_WITH_DOCUMENT, list_lessons, list_runs
 
@@ -73,7 +74,7 @@ def lessons(request: Request, access: Reader, query: Annotated[PageQuery, Query(
 
 
 @router.get(
-    "/trajectories/{run_id}",
+    f"/trajectories/{RUN_ID}",
     response_class=Response,
     responses={
         **problems(404),

@@ -87,6 +87,7 @@ class FoundRuns:
         for run_id in sorted(self._by_id):
             self._hours.setdefault(self._hour_of(self._by_id[run_id]), []).append(run_id)
         self._unfinished = {source_run_id(self.source, each) for each in self.unfinished}
+        self._refused: set[str] = set()
 
     def _hour_of(self, run: FoundRun) -> datetime:
         return at_source(floor_to_hour(run.ended_at), self.source)
@@ -152,7 +153,9 @@ class FoundRuns:
             if found and (len(found) >= ROWS_PER_BATCH or size + run.size > BYTES_PER_BATCH):
                 yield self._batch(found)
                 found, size = [], 0
-            found.append((run, self._row(run)))
+            found.append((run, row := self._row(run)))
+            if row["run_id"] == f"{run_id}{UNREADABLE}":
+                self._refused.add(run_id)
             size += run.size
         if found:
             yield self._batch(found)
@@ -200,6 +203,9 @@ class FoundRuns:
         return {run_id: self._location(run_id) for run_id in run_ids}
 
     def _location(self, run_id: str) -> RunLocation:
+        # What was captured of it before stays.
+        if run_id in self._refused:
+            return RunLocation(exists=False, terminal=False, unproven=True)
         if run := self._by_id.get(run_id):
             return RunLocation(exists=True, terminal=True, hour=self._hour_of(run))
         if run_id.endswith(UNREADABLE):

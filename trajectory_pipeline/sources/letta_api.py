@@ -22,7 +22,7 @@ import httpx2
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
 from trajectory_pipeline.source_protocol import SourceIdentity
-from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, utc_now
+from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRuns, utc_now
 from trajectory_pipeline.sources.raw_rows import (
     Row,
     RunRows,
@@ -36,6 +36,7 @@ from trajectory_pipeline.sources.raw_rows import (
     tool_call,
     tool_return,
     unreadable_message,
+    unreadable_run,
     utc_time,
     whole,
 )
@@ -167,7 +168,7 @@ class LettaApiSource:
                     continue
                 version = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
                 agent_id = row["agent_id"] if isinstance(row.get("agent_id"), str) else None
-                read = partial(_rows, api, row, agents)
+                read = partial(_rows_or_why_not, api, row, agents)
                 found.append(FoundRun(run_id, at, version, read, agent_id=agent_id))
             yield FoundRuns(
                 source=self.name,
@@ -264,8 +265,9 @@ class _Api:
             ids = {str(row["id"]) for row in page}
             # A row of messages becomes several messages of its id.
             yield from (row for row in page if str(row["id"]) not in seen)
-            # What makes no message is left out of a page, so that one of the middle may be shorter than asked for.
-            if not ids - seen or len(page) < ROWS_PER_PAGE // 2:
+            # A short page is not the last one: a server may give fewer than it is asked for, and what makes no message
+            # is left out.
+            if not ids - seen:
                 return
             seen |= ids
             after = str(page[-1]["id"])
@@ -274,7 +276,7 @@ class _Api:
         """Return what a path answers; None for 404 where that is allowed.
 
         Raises:
-            SourceError: the server cannot be reached, or refuses.
+            SourceError: the server cannot be reached, or refuses all requests; ``_RefusedRequestError``: this one.
         """
         problem = ""
         for attempt in range(TRIES):
@@ -288,8 +290,9 @@ class _Api:
                 continue
             if response.status_code == httpx2.codes.NOT_FOUND and optional:
                 return None
-            if response.status_code in (429, 502, 503, 504):
+            if response.status_code in (429, 500, 502, 503, 504):
                 problem = f"answered {response.status_code}"
+                self.walk.answered = response.status_code == httpx2.codes.INTERNAL_SERVER_ERROR
                 self._wait(_retry_after(response.headers.get("Retry-After"), attempt))
                 continue
             self.walk.answered = True
@@ -299,11 +302,13 @@ class _Api:
                     " TRAJECTORY_LETTA_API_KEY."
                 )
             if response.status_code != httpx2.codes.OK:
-                raise SourceError(f"{self.source.described} answered {response.status_code} to {path}: see its log.")
+                raise _RefusedRequestError(_refusal(self.source, response.status_code, path))
             try:
                 return response.json()
             except ValueError:
                 raise SourceError(f"{self.source.described}{path} gave no JSON: is it a Letta server?") from None
+        if self.walk.answered:
+            raise _RefusedRequestError(_refusal(self.source, httpx2.codes.INTERNAL_SERVER_ERROR, path))
         raise SourceError(
             f"{self.source.described}{path} {problem}, {TRIES} times. What was read is kept, and the next reading goes"
             " on from there. Is the server running, and its address in TRAJECTORY_SOURCES right?"
@@ -317,6 +322,14 @@ class _Api:
         time.sleep(max(turn - now, 0.0))
 
 
+class _RefusedRequestError(SourceError):
+    """The server answers, and not this request: another run may be read."""
+
+
+def _refusal(source: LettaApiSource, status: int, path: str) -> str:
+    return f"{source.described} answered {status} to {path}: see its log."
+
+
 def _retry_after(header: str | None, attempt: int) -> float:
     try:
         return min(float(header or 2**attempt), LONGEST_WAIT_SECONDS)
@@ -324,12 +337,25 @@ def _retry_after(header: str | None, attempt: int) -> float:
         return float(2**attempt)
 
 
+def _rows_or_why_not(api: _Api, row: Row, agents: dict[str, Row | None]) -> RunRows:
+    """Return a run's rows; of one that the server refuses to show, what quarantines it alone.
+
+    Under another id, so that what was captured of it before stays.
+    """
+    try:
+        return _rows(api, row, agents)
+    except _RefusedRequestError as error:
+        run_id = str(row["id"])
+        return unreadable_run(f"{run_id}{UNREADABLE}", f"{api.source.described}: {run_id}", f"cannot be read: {error}")
+
+
 def _rows(api: _Api, row: Row, agents: dict[str, Row | None]) -> RunRows:
-    run_id = str(row["id"])
-    agent_id = str(row.get("agent_id"))
-    if agent_id not in agents:
-        agents[agent_id] = api.get(f"/v1/agents/{agent_id}", optional=True)
-    agent = agents[agent_id]
+    run_id, agent_id = str(row["id"]), row.get("agent_id")
+    agent = None
+    if isinstance(agent_id, str):
+        if agent_id not in agents:
+            agents[agent_id] = api.get(f"/v1/agents/{agent_id}", optional=True)
+        agent = agents[agent_id]
     steps = [_step(step) for step in api.pages(f"/v1/runs/{run_id}/steps")]
     messages = list(_messages(api.pages(f"/v1/runs/{run_id}/messages"), row))
     own = {step["id"] for step in steps}

@@ -5,7 +5,11 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pyarrow as pa
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from trajectory_pipeline.defs.asset_checks import checks_of, repeat_results
 from trajectory_pipeline.defs.history_checks import JOB_NAME
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.partition_keys import partition_key
@@ -192,3 +196,18 @@ def test_failed_verdict_check_names_the_run(
     )
     assert check.metadata["runs"].value == f"- `{run_id}`: refused"
     assert "trajectory-pipeline explain" in advice(check)
+
+
+def test_result_of_a_check_that_is_planned_is_not_repeated(instance: dg.DagsterInstance) -> None:
+    (key, *_) = (check.key for check in checks_of("terminal_runs"))
+    run = instance.add_run(dg.DagsterRun("trajectory_job", status=dg.DagsterRunStatus.STARTED))
+    planned = AssetCheckEvaluationPlanned(asset_key=key.asset_key, check_name=key.name)
+    event = DagsterEvent(
+        event_type_value=DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+        job_name=run.job_name,
+        event_specific_data=planned,
+    )
+    instance.report_dagster_event(event, run.run_id)
+    repeat_results(instance, [key.asset_key])
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.status == AssetCheckExecutionRecordStatus.PLANNED

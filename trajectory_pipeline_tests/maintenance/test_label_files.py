@@ -43,7 +43,7 @@ def labels(draw: st.DrawFn) -> Label:
         statement=statement,
         evidence=tuple(draw(st.lists(st.sampled_from(["message-1", "step-2", "run-3"]), max_size=3))),
         note=draw(st.none() | _TEXT),
-        labelled_at=draw(st.none() | st.datetimes(timezones=st.just(UTC))),
+        labelled_at=draw(st.none() | st.datetimes(max_value=datetime(2026, 11, 24), timezones=st.just(UTC))),
         split=draw(st.none() | _WORD),
         sampling_design=design,
         inclusion_probability=draw(st.floats(0.0001, 1)) if design else None,

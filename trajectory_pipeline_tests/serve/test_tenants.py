@@ -120,7 +120,7 @@ def pages(tenant_settings: Settings, tokens: Tokens, guarded: httpx2.Client) -> 
     app: Any = create_app(make_service(tenant_settings, storage, loopback=True))
     described = {(method.upper(), path) for method, path, _ in operations(guarded)}
     routes = {
-        (method, str(route.path))
+        (method, str(route.path_format))
         for route in iter_route_contexts(app._app._app._app.routes)
         for method in (route.methods or set()) - {"HEAD"}
     }

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.conversion.convert import convert_batch
-from trajectory_pipeline.errors import SourceError
+from trajectory_pipeline.errors import SourceError, WithheldDeletionsError
 from trajectory_pipeline.partition_keys import HOUR, partition_key, source_run_id
 from trajectory_pipeline.sources import letta_api
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline.sources.letta_api import LettaApiSource
-from trajectory_pipeline_tests.sources.conformance import FIRST, IMAGE, PLAIN, Shape, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, IMAGE, PLAIN, Shape, Sinks, SourceConformance, World
 from trajectory_pipeline_tests.sources.letta_server import LettaServer, serving
 
 Row = dict[str, Any]
@@ -138,6 +138,44 @@ def world(server: LettaServer) -> LettaApiWorld:
 class TestLettaApi(SourceConformance):
     """The suite."""
 
+    def test_refused_run_is_quarantined_alone_and_what_was_captured_stays(
+        self, world: LettaApiWorld, sinks: Sinks
+    ) -> None:
+        for key in ("a", "b"):
+            world.write_run(key, "go", "done", FIRST)
+        sinks.sync(world.source)
+        captured = sinks.rows()
+        for key in ("b", "c", "d"):
+            world.write_run(key, "go", "done again", FIRST)
+        world.server.instead = lambda path, query: (
+            (500, {})
+            if path in ("/v1/runs/run-b/messages", "/v1/runs/run-c/steps")
+            else world.server.answer(path, query)
+        )
+        sinks.sync(world.source)
+        assert sinks.rows().keys() == {world.run_id(key) for key in "abd"}
+        assert sinks.rows()[world.run_id("b")]["content_digest"] == captured[world.run_id("b")]["content_digest"]
+        assert sinks.quarantine().keys() == {world.run_id("b:unreadable"), world.run_id("c:unreadable")}
+        assert "answered 500" in sinks.quarantine()[world.run_id("c:unreadable")]["json_path"]
+        world.server.instead = None
+        for key in ("b", "c"):
+            world.write_run(key, "go", "done again", FIRST)
+        sinks.sync(world.source)
+        assert sinks.rows().keys() == {world.run_id(key) for key in "abcd"}
+        assert sinks.rows()[world.run_id("b")]["content_digest"] != captured[world.run_id("b")]["content_digest"]
+        assert not sinks.quarantine()
+
+    def test_run_that_loses_all_messages_stops_its_hour(self, world: LettaApiWorld, sinks: Sinks) -> None:
+        for key in ("a", "b", "c", "d", "e"):
+            world.write_run(key, "go", "done", FIRST)
+        sinks.sync(world.source)
+        captured = sinks.rows()
+        world.write_run("b", "go", "done", FIRST)
+        world.server.messages["run-b"], world.server.steps["run-b"] = [], []
+        with pytest.raises(WithheldDeletionsError, match="would have no messages or steps any more"):
+            sinks.sync(world.source)
+        assert sinks.rows() == captured
+
 
 def source(server: LettaServer, **options: Any) -> LettaApiSource:
     return LettaApiSource(
@@ -242,6 +280,23 @@ def test_messages_behind_a_page_that_lacks_some_are_read(server: LettaServer) ->
     server.instead = without_some
     (row,) = read(source(server))[1].values()
     assert row["message_count"] == 248
+
+
+@pytest.mark.parametrize("limit", [1, 20])
+def test_messages_and_steps_of_a_server_that_gives_smaller_pages_are_read_to_their_end(
+    server: LettaServer, limit: int
+) -> None:
+    put_run(server, "a", "go", "done", FIRST, Shape(rounds=30))
+    server.instead = lambda path, query: server.answer(path, {**query, "limit": str(limit)})
+    (row,) = read(source(server))[1].values()
+    assert (row["message_count"], row["step_count"]) == (62, 2)
+
+
+def test_run_without_an_agent_is_read(server: LettaServer) -> None:
+    put_run(server, "a", "go", "done", FIRST, agent_id=None)
+    found = read(source(server))[1]
+    assert [row["agent_id"] for row in found.values()] == [None]
+    assert not any("/agents/" in path for path, _ in server.requests)
 
 
 def test_answer_that_breaks_off_is_asked_for_again(server: LettaServer) -> None:

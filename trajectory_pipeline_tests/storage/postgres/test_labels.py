@@ -107,6 +107,7 @@ def test_withdrawn_label_can_be_given_again(database: TrajectoryDatabase) -> Non
             "inclusion_probability 0.0 is not above 0",
         ),
         (label(labelled_at=datetime(2026, 11, 24)), "has no time zone"),
+        (label(labelled_at=datetime(2999, 1, 1, tzinfo=UTC)), "is in the future"),
         (label(item="step-1"), "outcome is about the whole run"),
     ],
 )
