@@ -34,6 +34,7 @@ from trajectory_pipeline.cli.run_materialization import materialize, run_job
 from trajectory_pipeline.cli.serve import SERVICE_PORT, commands_to_try, start_service
 from trajectory_pipeline.cli.shared_workspace import shared_workspace
 from trajectory_pipeline.cli.tables import print_table
+from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS
 from trajectory_pipeline.defs.assets.trajectory_report import REPORT
 from trajectory_pipeline.defs.history_checks import JOB_NAME as HISTORY_CHECKS_JOB
@@ -124,7 +125,7 @@ def _run_demo(*, stay: bool, port: int) -> bool:
         os.environ["TRAJECTORY_EMBEDDING_MODEL"] = LOCAL_EMBEDDING_MODEL
         os.environ["TRAJECTORY_SOURCES"] = LETTA_CODE_SOURCE
         with step("Databases") as report:
-            databases = open_connections(report).databases
+            databases = resolve_databases(load_settings(), report)
             stack.callback(databases.release)
             os.environ.update(databases.environment())
             migrate(databases.database_url)
