@@ -30,7 +30,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.source_protocol import EMPTY, Source
+from trajectory_pipeline.source_protocol import EMPTY, BadRecord, Source
 from trajectory_pipeline.storage.parquet.cleanup import hours_with_folders
 from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
@@ -79,7 +79,8 @@ class CompletenessReport:
 
     Attributes:
         runs: terminal runs in the source, in these partitions.
-        differences: a sentence for each, in order of partitions; empty if all sides are equal.
+        differences: a sentence for each, in order of partitions, and then for what the source cannot read; empty if
+            all sides are equal.
         before_start: terminal runs in the source that ended before the first partition.
         stuck: runs that never became terminal.
         misdated: terminal runs that no partition takes; one that was captured before stays where it was.
@@ -138,6 +139,7 @@ def check_completeness(source: Source, storage: Storage, scope: CompletenessScop
         stuck, misdated = list[StuckRun](), MisdatedRuns((), ())
         if isinstance(snapshot, Snapshot):
             stuck, misdated = find_stuck_runs(snapshot, scope.stuck_after), find_misdated_runs(snapshot)
+        unreadable = tuple(map(_unreadable, snapshot.unreadable))
     keys = [partition_key(hour) for hour in hours]
     sides = _Sides(
         source_runs,
@@ -154,14 +156,24 @@ def check_completeness(source: Source, storage: Storage, scope: CompletenessScop
     return CompletenessReport(
         partitions=len(hours),
         runs=sum(count for hour, count in source_runs.items() if start <= hour < end),
-        differences=tuple(
-            f"{partition_key(hour)}: {difference}"
-            for hour in hours
-            for difference in _differences(hour, sides, storage, scope)
+        differences=(
+            *(
+                f"{partition_key(hour)}: {difference}"
+                for hour in hours
+                for difference in _differences(hour, sides, storage, scope)
+            ),
+            *unreadable,
         ),
         before_start=sum(count for hour, count in source_runs.items() if hour < start),
         stuck=tuple(stuck),
         misdated=misdated,
+    )
+
+
+def _unreadable(record: BadRecord) -> str:
+    return (
+        f"{record.place} {record.problem}, so it cannot be compared: what was captured of it stays. Mend it, or take it"
+        " away"
     )
 
 

@@ -20,7 +20,7 @@ import fsspec
 from trajectory_pipeline.errors import SourceError, describe_defect
 from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
 from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
-from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, utc_now
+from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, unreadable, utc_now
 from trajectory_pipeline.sources.raw_rows import (
     Row,
     RunRows,
@@ -32,7 +32,6 @@ from trajectory_pipeline.sources.raw_rows import (
     text_part,
     tool_call,
     tool_return,
-    unreadable_run,
     utc_time,
     whole,
 )
@@ -126,9 +125,12 @@ class AtifSource:
             if file.is_other:
                 continue
             if file.problem:
+                # Its runs are not known now, nor when they ended: those that were captured stay.
                 bad.append(BadRecord(path, file.problem))
+                runs.append(unreadable(path, BadRecord(f"{self.described}/{path}", file.problem), modified_at))
+                continue
             unknown.update(file.unknown_fields)
-            for part in file.parts or (_Part("", None, "unknown"),):
+            for part in file.parts:
                 native_id = f"{path}#{part.inner}" if part.inner else path
                 runs.append(
                     FoundRun(
@@ -185,8 +187,6 @@ class AtifSource:
         return files
 
     def _read(self, path: str, file: _File, part: _Part, continued: str | None) -> RunRows:
-        if file.problem:
-            return unreadable_run(path, f"{self.described}/{path}", file.problem)
         with _translating("reading", f"{self.described}/{path}"):
             filesystem, root = fsspec.core.url_to_fs(self.location)
             content = filesystem.cat_file(posixpath.join(root, path))

@@ -40,6 +40,7 @@ class FoundRun:
         depends_on: digest of what its rows show besides its own records, such as the agent's name.
         size: about how many bytes of text it has.
         agent_id: its agent.
+        problem: why it cannot be read now, and where; see ``unreadable``.
     """
 
     native_id: str
@@ -49,6 +50,22 @@ class FoundRun:
     depends_on: str = ""
     size: int = 0
     agent_id: str | None = None
+    problem: BadRecord | None = None
+
+
+def unreadable(native_id: str, record: BadRecord, at: datetime) -> FoundRun:
+    """Return what stands for a run that cannot be read now: it is quarantined, with the place.
+
+    Its id is not the run's: what was captured of the run stays as it is until the run can be read again.
+    """
+    run_id = f"{native_id}{UNREADABLE}"
+    return FoundRun(
+        native_id=run_id,
+        ended_at=at,
+        version=f"{record.place} {record.problem}",
+        read=lambda: unreadable_run(run_id, record.place, record.problem),
+        problem=record,
+    )
 
 
 @dataclass
@@ -104,6 +121,11 @@ class FoundRuns:
         more = len(self.bad_records) - len(bad)
         rest = [f"and {more} more such places"] if more else []
         return [*self.notes, *([open_runs] if self.unfinished else []), *bad, *rest]
+
+    @property
+    def unreadable(self) -> Sequence[BadRecord]:
+        """What stands for runs and cannot be read now."""
+        return [run.problem for run in self.runs if run.problem is not None]
 
     def runs_by_hour(self) -> dict[datetime, int]:
         """Return the number of terminal runs in each hour that has any."""

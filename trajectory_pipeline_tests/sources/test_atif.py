@@ -1,7 +1,7 @@
 """A folder of ATIF files: the conformance suite, and what is particular to the format."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,14 @@ class AtifWorld(World):
         self.write(key, text[: len(text) // 2])
         return f"{key}/trajectory.json: is no JSON"
 
+    def damages(self, key: str) -> dict[str, Callable[[], object]]:
+        return {
+            **super().damages(key),
+            "no object": lambda: self.write(key, "[1, 2]"),
+            "of a later version": lambda: self.write(key, json.dumps({"schema_version": "ATIF-v9.0"})),
+            "without steps": lambda: self.write(key, json.dumps({"schema_version": "ATIF-v1.8"})),
+        }
+
     def vanish(self) -> None:
         self._move(self.root, f"{self.root}-gone")
 
@@ -220,6 +228,21 @@ def test_sub_agents_are_runs_of_their_own(tmp_path: Path) -> None:
     }
 
 
+def test_runs_of_a_file_that_cannot_be_read_stay_as_they_were_captured(tmp_path: Path) -> None:
+    inner = trajectory(user_step("sub", FIRST), agent_step("sub done", FIRST), trajectory_id="a")
+    (tmp_path / "t.json").write_text(json.dumps(finished("go", "done", FIRST, subagent_trajectories=[inner])))
+    _, rows, _ = read(str(tmp_path))
+    (tmp_path / "t.json").write_text("")
+    snapshot, _, bad = read(str(tmp_path))
+    assert all(location.unproven for location in snapshot.run_locations(list(rows)).values())
+    assert [record.place for record in snapshot.unreadable] == [f"{tmp_path}/t.json"]
+    # Readable again: what stood for it is no run any more, and leaves the quarantine.
+    (tmp_path / "t.json").write_text(json.dumps(finished("go", "done", FIRST)))
+    snapshot, rows, _ = read(str(tmp_path))
+    assert list(rows) == [f"{NAME}:t.json"]
+    assert [(each.exists, each.terminal) for each in snapshot.run_locations(list(bad)).values()] == [(True, False)]
+
+
 def test_continuation_continues_the_run_whose_context_it_copied(tmp_path: Path) -> None:
     first = finished("go", "I stop here", FIRST, continued_trajectory_ref="t.cont-1.json")
     then = trajectory(
@@ -268,8 +291,11 @@ def test_file_that_is_not_as_the_format_says_is_quarantined(tmp_path: Path, chan
     (tmp_path / "bad.json").write_text(json.dumps({**finished("go", "done", FIRST), **change}))
     snapshot, rows, bad = read(str(tmp_path))
     assert list(rows) == [f"{NAME}:good.json"]
-    assert f"{tmp_path}/bad.json: " in bad[f"{NAME}:bad.json"]
-    assert problem in bad[f"{NAME}:bad.json"]
+    (place,) = bad.values()
+    # Not under the run's own id: what was captured of the file stays.
+    assert list(bad) == [f"{NAME}:bad.json:unreadable"]
+    assert f"{tmp_path}/bad.json: " in place
+    assert problem in place
     assert [record.place for record in snapshot.bad_records] == ["bad.json"]
 
 
