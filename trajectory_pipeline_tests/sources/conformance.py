@@ -372,6 +372,17 @@ class SourceConformance:
             assert not sinks.quarantine(), name
             assert check_completeness(world.source, sinks.storage, scope).differences == (), name
 
+    @pytest.mark.parametrize("at", [datetime(2099, 1, 2, 3, 4, tzinfo=UTC), datetime(9999, 12, 31, 23, 30, tzinfo=UTC)])
+    def test_run_that_ends_in_the_future_is_named_by_the_check(self, world: World, sinks: Sinks, at: datetime) -> None:
+        world.write_run("run", "Count", "one", FIRST)
+        world.write_run("later", "Look", "two", at)
+        hour = at_source(FIRST, world.source.name)
+        materialize_terminal_runs(hour, world.source, sinks.storage)
+        materialize_trajectories(hour, sinks.storage)
+        report = check_completeness(world.source, sinks.storage, CompletenessScope(FIRST, timedelta(days=1)))
+        assert (report.misdated.after_now, report.misdated.without_time) == ((world.run_id("later"),), ())
+        assert (report.runs, report.differences) == (1, ())
+
     def test_source_that_vanishes_changes_nothing(self, world: World, sinks: Sinks) -> None:
         world.write_run("run", "Count", "one", FIRST)
         sinks.sync(world.source)
