@@ -354,7 +354,7 @@ def _rows(native_id: str, document: Row, continued: str | None) -> RunRows:
 
 
 def _short_id(native_id: str) -> str:
-    return hashlib.sha256(native_id.encode()).hexdigest()[:6]
+    return hashlib.sha256(native_id.encode("utf-8", "backslashreplace")).hexdigest()[:6]
 
 
 def _step_of_first(messages: list[Row], steps: list[Row]) -> None:

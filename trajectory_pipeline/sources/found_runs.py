@@ -7,14 +7,14 @@ runs of an hour, and where a run is now follow from that list.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from trajectory_pipeline.errors import SourceError, describe_defect
-from trajectory_pipeline.partition_keys import at_source, floor_to_hour, source_run_id
+from trajectory_pipeline.partition_keys import at_source, floor_to_hour, source_run_id, storable_id, storable_text
 from trajectory_pipeline.schema.raw import AGENTS, MESSAGES, RUN_METRICS, STEPS
 from trajectory_pipeline.source_protocol import ENDED, UNCOUNTED, BadRecord, RunLocation, SourceIdentity
 from trajectory_pipeline.sources.raw_rows import Row, RunRows, absent_columns, raw_batch, raw_row, unreadable_run
@@ -77,7 +77,7 @@ class FoundRuns:
         identity: what was read.
         described: the source for a person.
         taken_at: when it was read.
-        runs: terminal runs; ids are unique.
+        runs: terminal runs; of two with one id the first counts, and the other is named.
         unfinished: runs that are there and not terminal yet, by native id, with the time of their last record.
         shown_columns: columns that the source fills, by table.
         unknown_columns: fields of the source that are not read.
@@ -99,7 +99,15 @@ class FoundRuns:
     proves_deletions: bool = False
 
     def __post_init__(self) -> None:
-        self._by_id = {source_run_id(self.source, run.native_id): run for run in self.runs}
+        self.described = storable_text(self.described)
+        self.identity = replace(self.identity, text=storable_text(self.identity.text))
+        self._by_id: dict[str, FoundRun] = {}
+        repeated: list[BadRecord] = []
+        for run in self.runs:
+            if self._by_id.setdefault(source_run_id(self.source, run.native_id), run) is not run:
+                problem = "has the id of another run, which is read in its place: give it another name"
+                repeated.append(BadRecord(f"{self.described}: {run.native_id}", problem))
+        self.bad_records = [_storable(record) for record in (*self.bad_records, *repeated)]
         self._hours: dict[datetime, list[str]] = {}
         for run_id in sorted(self._by_id):
             self._hours.setdefault(self._hour_of(self._by_id[run_id]), []).append(run_id)
@@ -125,7 +133,7 @@ class FoundRuns:
     @property
     def unreadable(self) -> Sequence[BadRecord]:
         """What stands for runs and cannot be read now."""
-        return [run.problem for run in self.runs if run.problem is not None]
+        return [_storable(run.problem) for run in self.runs if run.problem is not None]
 
     def runs_by_hour(self) -> dict[datetime, int]:
         """Return the number of terminal runs in each hour that has any."""
@@ -239,7 +247,11 @@ class FoundRuns:
 
     def existing_agents(self, agent_ids: list[str]) -> set[str]:
         """Return which of these agents have a run."""
-        return {run.agent_id for run in self.runs if run.agent_id is not None}.intersection(agent_ids)
+        return {storable_id(run.agent_id) for run in self.runs if run.agent_id is not None}.intersection(agent_ids)
+
+
+def _storable(record: BadRecord) -> BadRecord:
+    return BadRecord(storable_text(record.place), storable_text(record.problem))
 
 
 def _number_of(run: FoundRun) -> int:
