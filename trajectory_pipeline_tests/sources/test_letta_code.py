@@ -15,7 +15,7 @@ from trajectory_pipeline.partition_keys import HOUR, at_source, partition_key, s
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
 from trajectory_pipeline_tests.sources import letta_code_files as files
-from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, Sinks, SourceConformance, World
 from trajectory_pipeline_tests.sources.letta_code_files import AGENT, answer, call, entry, finished, result, user
 from trajectory_pipeline_tests.sources.opened_files import opened_files
 
@@ -376,6 +376,65 @@ def test_fork_of_a_conversation_has_only_the_runs_that_came_after_it(tmp_path: P
         ("z", "first"),
     ]
     assert len(snapshot.unfinished) == 1
+
+
+@pytest.mark.parametrize("made", ["by its record", "by its manifest"])
+def test_fork_whose_original_is_away_has_its_own_runs_alone(
+    trajectory_database: str, tmp_path: Path, made: str
+) -> None:
+    folder = tmp_path / "files"
+    minute = timedelta(minutes=1)
+    before = [*finished("first", "one", FIRST), *finished("second", "two", FIRST + minute, first=5)]
+    original = files.write_conversation(folder, "z", list(map(entry, before)), created_at=FIRST)
+    copied = [
+        {**row, "id": f"ui-msg-{number}", **({"otid": files.otid("z", row["id"])} if row["role"] == "user" else {})}
+        for number, row in enumerate(before, 20)
+    ]
+    own = [*copied, *finished("third", "three", FIRST + 3 * minute, first=40)]
+    fork = files.write_conversation(folder, "a", list(map(entry, own)), created_at=FIRST + 2 * minute)
+    if made == "by its manifest":
+        record = json.loads(fork.with_name("conversation.json").read_text())
+        fork.with_name("conversation.json").write_text(json.dumps({**record, "created_at": None}))
+        manifest = json.loads(fork.with_name("manifest.json").read_text())
+        manifest["created_at"] = files.stamp(FIRST + 2 * minute)
+        fork.with_name("manifest.json").write_text(json.dumps(manifest))
+    source = LettaCodeSource(NAME, (folder,))
+    sinks = Sinks(trajectory_database, tmp_path / "sinks")
+    sinks.sync(source)
+    captured = {run_id: row["data"] for run_id, row in sinks.rows().items()}
+    assert len(captured) == 3
+    original.parent.rename(tmp_path / "away")
+    for _ in ("away", "back"):
+        sinks.sync(source)
+        assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == captured
+        with source.snapshot() as snapshot:
+            assert ["begins with 2 runs that a fork copied" in note for note in snapshot.notes] == (
+                [] if original.exists() else [True]
+            )
+        if not original.exists():
+            (tmp_path / "away").rename(original.parent)
+    # Its messages are damaged: what was captured of it stays, and the fork has no more than before.
+    original.write_bytes(b"\0" * 100)
+    sinks.sync(source)
+    assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == captured
+
+
+@pytest.mark.parametrize("back", [timedelta(hours=1), timedelta(seconds=2)])
+def test_clock_that_is_set_back_makes_no_run_a_copy(tmp_path: Path, back: timedelta) -> None:
+    rows = [*finished("first", "one", FIRST), *finished("second", "two", FIRST - back, first=5)]
+    files.write_conversation(tmp_path, "c", list(map(entry, rows)), created_at=FIRST - timedelta(seconds=3))
+    assert len(read(tmp_path)[1]) == 2
+
+
+def test_conversation_that_was_migrated_is_no_fork(tmp_path: Path) -> None:
+    """Its record may be younger than its messages; its manifest is as old as they are."""
+    path = files.write_conversation(
+        tmp_path, "c", list(map(entry, finished("first", "one", FIRST))), created_at=FIRST + HOUR
+    )
+    manifest = json.loads(path.with_name("manifest.json").read_text())
+    manifest |= {"created_at": files.stamp(FIRST - timedelta(seconds=3)), "migrated_from": "letta-python-postgres"}
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
+    assert len(read(tmp_path)[1]) == 1
 
 
 @pytest.mark.parametrize("file", ["conversation.json", "manifest.json"])

@@ -8,6 +8,7 @@ import base64
 import errno
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRu
 from trajectory_pipeline.sources.letta_code.rows import SHOWN_COLUMNS, Conversation, run_rows
 from trajectory_pipeline.sources.letta_code.transcript import Transcript, TranscriptRun, read_transcript
 from trajectory_pipeline.sources.raw_rows import utc_time
+from trajectory_pipeline.text import pluralize
 
 FORMATS = {(1, "pi-ai-message-jsonl"), (2, "pi-session-entry-jsonl")}
 """Versions of ``manifest.json`` that are read."""
@@ -79,6 +81,7 @@ class LettaCodeSource:
             unfinished=found.unfinished,
             shown_columns=SHOWN_COLUMNS,
             unknown_columns=sorted(found.unknown),
+            notes=found.notes(),
             bad_records=found.bad,
         )
 
@@ -103,6 +106,8 @@ class _Found:
     """In which conversations, made when, stands what a user sent at a time: a fork copies what was before it."""
     sent_in: dict[str, tuple[str, tuple[str, datetime]]] = field(default_factory=dict)
     """The conversation of each run, and what the user sent in it."""
+    copied: list[tuple[str, tuple[str | None, datetime | None]]] = field(default_factory=list)
+    """What users had sent before a fork was made, with the fork's file: runs of another conversation."""
     unfinished: dict[str, datetime] = field(default_factory=dict)
     bad: list[BadRecord] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
@@ -127,16 +132,23 @@ class _Found:
             self.unknown.update(transcript.unknown)
             if transcript.unfinished_line:
                 self.bad.append(BadRecord(str(transcript.path), "its last line has no end: being written, or cut off"))
-            for run in transcript.runs:
-                self._add(conversation, transcript, run)
+            made_at = _made_at(conversation, manifest or {})
+            copied = _copied(transcript, made_at)
+            for number, run in enumerate(transcript.runs):
+                if number < copied:
+                    self.copied.append((str(transcript.path), (run.first.otid, run.first.at)))
+                else:
+                    self._add(conversation, made_at, transcript, run)
 
-    def _add(self, conversation: Conversation, transcript: Transcript, run: TranscriptRun) -> None:
+    def _add(
+        self, conversation: Conversation, made_at: datetime | None, transcript: Transcript, run: TranscriptRun
+    ) -> None:
         first = run.first
         native_id = ":".join(filter(None, (conversation.key, first.message_id, (first.otid or "")[:8])))
         if first.otid is not None and first.at is not None:
             sent = first.otid, first.at
             self.sent_in[native_id] = conversation.key, sent
-            self.sent.setdefault(sent, {})[conversation.key] = conversation.created_at or _LAST
+            self.sent.setdefault(sent, {})[conversation.key] = made_at or _LAST
         # Without any time the file's own is the only one by which the run can be found again.
         at = run.last_at or _modified_at(transcript.path)
         problem = None
@@ -171,10 +183,19 @@ class _Found:
             if run.first.otid is not None and run.first.at is not None:
                 self.sent.setdefault((run.first.otid, run.first.at), {})[name] = _FIRST
 
+    def notes(self) -> list[str]:
+        """Return which files begin with runs of a conversation that is not there."""
+        missing = Counter(path for path, sent in self.copied if sent not in self.sent)
+        return [
+            f"{path} begins with {pluralize(count, 'run')} that a fork copied from a conversation that is not there,"
+            " or cannot be read, now: they are captured as runs of that one alone"
+            for path, count in sorted(missing.items())
+        ]
+
     def unique(self) -> list[FoundRun]:
         """Return one run of each id: of a conversation that is in several folders, the copy that went further.
 
-        What a fork copied is left out: it is a run of the conversation that was made first.
+        Of what stands in several conversations, the run is that of the one that was made first.
         """
         for native_id, (key, sent) in self.sent_in.items():
             stands_in = self.sent[sent]
@@ -192,6 +213,27 @@ class _Found:
                 if copy.version != run.version and copy.problem is None
             ]
         return chosen
+
+
+def _made_at(conversation: Conversation, manifest: dict[str, Any]) -> datetime | None:
+    """Return when a conversation was made, as the earlier of its files says: what was migrated is older than a file."""
+    times = (conversation.created_at, utc_time(manifest.get("created_at")))
+    return min((moment for moment in times if moment is not None), default=None)
+
+
+def _copied(transcript: Transcript, made_at: datetime | None) -> int:
+    """Return how many runs at the beginning of a file a fork copied: those that had ended when it was made.
+
+    The fork's own files tell it, so that these are no runs of the fork where the conversation that they are of is away.
+    Only at the beginning, because a clock may be set back later.
+    """
+    copied = 0
+    for number, run in enumerate(transcript.runs, 1):
+        if made_at is not None and run.first.otid is not None and run.last_at is not None and run.last_at < made_at:
+            copied = number
+        elif run.bad_line is None:
+            break
+    return copied
 
 
 def _how_far(copy: tuple[str, FoundRun]) -> tuple[Any, ...]:
