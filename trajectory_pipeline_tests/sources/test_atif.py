@@ -271,7 +271,7 @@ def test_continuation_is_linked_whichever_file_is_captured_first(
     earlier, later = tmp_path / "runs" / "t.json", tmp_path / "runs" / name
     first = json.dumps(finished("go", "I stop here", FIRST, continued_trajectory_ref=name))
     copied = [user_step("go", FIRST, is_copied_context=True), agent_step("I look.", FIRST, is_copied_context=True)]
-    writes = [
+    writes: list[Callable[[], object]] = [
         lambda: earlier.write_text(first),
         lambda: later.write_text(json.dumps(trajectory(*copied, agent_step("done", FIRST + HOUR)))),
     ]

@@ -11,9 +11,9 @@ import pytest
 
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.partition_keys import at_source
-from trajectory_pipeline.source_protocol import SourceIdentity
+from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
 from trajectory_pipeline.sources.atif import AtifSource
-from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns
+from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, unreadable
 from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
 from trajectory_pipeline.sources.raw_rows import Row, RunRows
 from trajectory_pipeline_tests.sources import letta_code_files as files
@@ -72,6 +72,20 @@ def test_run_with_the_id_of_another_is_named() -> None:
     (record,) = runs.bad_records
     assert record.place == "/a/folder: caf\\udce9"
     assert "has the id of another run" in record.problem
+
+
+def test_what_cannot_be_read_is_a_remark_whether_the_source_names_it_or_not() -> None:
+    records = [BadRecord(f"/a/folder/{name}", "is no JSON") for name in ("one", "two")]
+    runs = FoundRuns(
+        source="one",
+        identity=SourceIdentity("one"),
+        described="/a/folder",
+        taken_at=AT,
+        runs=[unreadable(record.place, record, AT) for record in records],
+        bad_records=[BadRecord("one", "is no JSON")],
+    )
+    assert runs.remarks == ["one is no JSON", "/a/folder/two is no JSON"]
+    assert runs.unreadable == records
 
 
 LONG = "".join(random.Random(1).choices("abcdefgh", k=4000))
