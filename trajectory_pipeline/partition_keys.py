@@ -4,6 +4,7 @@ A partition is an hour of one source. An hour of the Letta database is a plain `
 an hour of any other source is a ``SourceHour``, which carries the source's name through arithmetic and into the key.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,11 @@ SOURCE_NAME = re.compile("[a-z][a-z0-9_]{0,29}")
 """What a source may be called: its name is in keys, folders, run ids and names of Dagster."""
 AT = "~"
 """Between the hour and the source in a key, and in the name of a folder: unreserved in URLs, no sign of a login."""
+
+_LONGEST_ID = 1000
+"""Bytes of an id: an index of Postgres holds no row of more than 2,700, and some hold two ids."""
+_ID_HEAD, _ID_TAIL = 700, 60
+"""Bytes at the start, and characters at the end, that are kept of a longer one: its end may say what it is."""
 
 
 class SourceHour(datetime):
@@ -95,7 +101,25 @@ def source_of_key(key: str) -> str:
 
 def source_run_id(source: str, native_id: str) -> str:
     """Return the run id of a source's own id: ``letta_code:conv-1:msg-2``. Ids of two sources are never equal."""
-    return native_id if source == LETTA else f"{source}:{native_id}"
+    return native_id if source == LETTA else f"{source}:{storable_id(native_id)}"
+
+
+def storable_id(text: str) -> str:
+    """Return an id as every sink can hold it, whatever files and their names say; an id that can be stays as it is.
+
+    What is no text is written as an escape, and the middle of a very long one as a digest.
+    """
+    written = storable_text(text).replace("\0", "\\u0000")
+    content = written.encode()
+    if len(content) <= _LONGEST_ID:
+        return written
+    head = content[:_ID_HEAD].decode(errors="ignore")
+    return f"{head}~{hashlib.sha256(content).hexdigest()[:32]}~{written[-_ID_TAIL:]}"
+
+
+def storable_text(text: str) -> str:
+    """Return a text as UTF-8 can hold it: a name of a file, or JSON, may have what is no character."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def name_at(name: str, source: str) -> str:

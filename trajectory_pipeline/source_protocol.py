@@ -107,6 +107,11 @@ class SourceSnapshot(Protocol):
         """What a person should know of the source as it was read: what makes no run, what is odd."""
         ...
 
+    @property
+    def unreadable(self) -> Sequence[BadRecord]:
+        """What stands for runs and cannot be read now: what was captured of it stays as it was."""
+        ...
+
     def fingerprints(self, start: datetime, end: datetime) -> dict[datetime, str]:
         """Return a summary of each hour in ``[start, end)`` that has terminal runs; equal ones mean nothing changed."""
         ...

@@ -37,7 +37,7 @@ from trajectory_pipeline.schema.raw import (
     SourceTable,
 )
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
-from trajectory_pipeline.source_protocol import ENDED, RunLocation, SourceIdentity
+from trajectory_pipeline.source_protocol import ENDED, BadRecord, RunLocation, SourceIdentity
 from trajectory_pipeline.urls import describe_postgres
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ class Snapshot:
     @property
     def remarks(self) -> Sequence[str]:
         """None: the command ``doctor`` looks at the Letta database more closely."""
+        return ()
+
+    @property
+    def unreadable(self) -> Sequence[BadRecord]:
+        """None: a database that cannot be read fails as a whole."""
         return ()
 
     def fingerprints(self, start: datetime, end: datetime) -> dict[datetime, str]:

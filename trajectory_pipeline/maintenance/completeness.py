@@ -6,7 +6,7 @@ It changes nothing: the capture sensor requests a partition that differs, or a p
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Self, TypeVar
 
 from trajectory_pipeline.letta.run_counts import (
@@ -30,7 +30,7 @@ from trajectory_pipeline.schema.raw import TERMINAL_RUNS
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
 from trajectory_pipeline.settings import Settings
-from trajectory_pipeline.source_protocol import EMPTY, Source
+from trajectory_pipeline.source_protocol import EMPTY, BadRecord, Source, SourceSnapshot
 from trajectory_pipeline.storage.parquet.cleanup import hours_with_folders
 from trajectory_pipeline.storage.postgres.partition_writer import StoredEntry
 from trajectory_pipeline.storage.postgres.retention import is_pruned, pruned_partitions
@@ -44,6 +44,7 @@ _HOURS_PER_QUERY = 240
 """Hours whose fingerprints are taken in one query."""
 _CAPTURE_TIME = timedelta(minutes=5)
 """Time after an hour is closed in which it is captured."""
+_END = datetime.max.replace(tzinfo=UTC)
 _ASSETS = (TERMINAL_RUNS, TRAJECTORIES, REFINED_OUTCOMES)
 
 
@@ -79,7 +80,8 @@ class CompletenessReport:
 
     Attributes:
         runs: terminal runs in the source, in these partitions.
-        differences: a sentence for each, in order of partitions; empty if all sides are equal.
+        differences: a sentence for each, in order of partitions, and then for what the source cannot read; empty if
+            all sides are equal.
         before_start: terminal runs in the source that ended before the first partition.
         stuck: runs that never became terminal.
         misdated: terminal runs that no partition takes; one that was captured before stays where it was.
@@ -134,10 +136,12 @@ def check_completeness(source: Source, storage: Storage, scope: CompletenessScop
         for index in range(0, len(hours), _HOURS_PER_QUERY):
             covered = hours[index : index + _HOURS_PER_QUERY]
             current_fingerprints.update(snapshot.fingerprints(covered[0], covered[-1] + HOUR))
-        # Only the Letta database tells of runs that did not end, or at no possible time.
-        stuck, misdated = list[StuckRun](), MisdatedRuns((), ())
         if isinstance(snapshot, Snapshot):
             stuck, misdated = find_stuck_runs(snapshot, scope.stuck_after), find_misdated_runs(snapshot)
+        else:
+            # Other sources do not tell of runs that did not end, and find each that did by some time.
+            stuck, misdated = list[StuckRun](), MisdatedRuns(_after_now(snapshot), ())
+        unreadable = tuple(map(_unreadable, snapshot.unreadable))
     keys = [partition_key(hour) for hour in hours]
     sides = _Sides(
         source_runs,
@@ -154,14 +158,32 @@ def check_completeness(source: Source, storage: Storage, scope: CompletenessScop
     return CompletenessReport(
         partitions=len(hours),
         runs=sum(count for hour, count in source_runs.items() if start <= hour < end),
-        differences=tuple(
-            f"{partition_key(hour)}: {difference}"
-            for hour in hours
-            for difference in _differences(hour, sides, storage, scope)
+        differences=(
+            *(
+                f"{partition_key(hour)}: {difference}"
+                for hour in hours
+                for difference in _differences(hour, sides, storage, scope)
+            ),
+            *unreadable,
         ),
         before_start=sum(count for hour, count in source_runs.items() if hour < start),
         stuck=tuple(stuck),
         misdated=misdated,
+    )
+
+
+def _after_now(snapshot: SourceSnapshot) -> tuple[str, ...]:
+    """Return the terminal runs that ended after the open hour: no partition takes them."""
+    open_hour = floor_to_hour(snapshot.taken_at)
+    hours = [hour for hour in snapshot.runs_by_hour() if hour > open_hour]
+    # To the end of time, because the last hour that Python knows has none after it.
+    return tuple(snapshot.run_ids(min(hours), _END)) if hours else ()
+
+
+def _unreadable(record: BadRecord) -> str:
+    return (
+        f"{record.place} {record.problem}, so it cannot be compared: what was captured of it stays. Mend it, or take it"
+        " away"
     )
 
 

@@ -8,6 +8,7 @@ Source of the format: RFC 0001 of harbor-framework/harbor and its reference mode
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import fsspec
 from trajectory_pipeline.errors import SourceError, describe_defect
 from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
 from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
-from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, utc_now
+from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, unreadable, utc_now
 from trajectory_pipeline.sources.raw_rows import (
     Row,
     RunRows,
@@ -32,7 +33,6 @@ from trajectory_pipeline.sources.raw_rows import (
     text_part,
     tool_call,
     tool_return,
-    unreadable_run,
     utc_time,
     whole,
 )
@@ -44,6 +44,8 @@ SECRETS = frozenset(("auth.json", ".credentials.json", "credentials.json"))
 """Names under which harnesses keep logins, beside their runs or above them: never opened."""
 _PREFIX = "ATIF-v"
 _ROLES = {"user": "user", "system": "system", "agent": "assistant"}
+_CONTINUATION = re.compile(r"(?P<first>.+)\.cont-(?P<number>[1-9][0-9]{0,5})\.json")
+"""Harbor's name of a file that continues another: ``trajectory.cont-2.json`` after ``trajectory.cont-1.json``."""
 _FILES_KEPT = 100_000
 _STEP_FIELDS = frozenset(
     (
@@ -69,11 +71,15 @@ SHOWN_COLUMNS = shown_columns(
 
 @dataclass(frozen=True)
 class _Part:
-    """One trajectory of a file: the file's own (``inner`` is empty), or a sub-agent's, by its place."""
+    """One trajectory of a file: the file's own (``inner`` is empty), or a sub-agent's, by its place.
+
+    ``copies`` says that it begins with context of the run that it continues.
+    """
 
     inner: str
     ended_at: datetime | None
     agent_id: str
+    copies: bool
 
 
 @dataclass(frozen=True)
@@ -117,26 +123,30 @@ class AtifSource:
         bad: list[BadRecord] = []
         runs: list[FoundRun] = []
         unknown: set[str] = set()
-        continues = {
-            posixpath.normpath(posixpath.join(posixpath.dirname(path), file.continued_by)): path
-            for path, (file, _) in files.items()
-            if file.continued_by
-        }
+        continued = _Continued.among({path: file for path, (file, _) in files.items()})
         for path, (file, modified_at) in files.items():
             if file.is_other:
                 continue
             if file.problem:
+                # Its runs are not known now, nor when they ended: those that were captured stay.
                 bad.append(BadRecord(path, file.problem))
+                runs.append(unreadable(path, BadRecord(f"{self.described}/{path}", file.problem), modified_at))
+                continue
             unknown.update(file.unknown_fields)
-            for part in file.parts or (_Part("", None, "unknown"),):
+            if continued.is_unknown_now(path, file):
+                bad.append(BadRecord(path, "waits: a file beside it that cannot be read may be what it continues"))
+                continue
+            for part in file.parts:
                 native_id = f"{path}#{part.inner}" if part.inner else path
+                by = continued.by(path) if part.copies else None
                 runs.append(
                     FoundRun(
                         native_id=native_id,
                         # The file's own time is only a place to find it by: it says not when the run ended.
                         ended_at=part.ended_at or modified_at,
-                        version=file.digest,
-                        read=partial(self._read, path, file, part, continues.get(path)),
+                        # Its rows name the run that it continues, which may appear later.
+                        version=file.digest if by is None else f"{file.digest} {by}",
+                        read=partial(self._read, path, file, part, by),
                         size=file.size,
                         agent_id=part.agent_id,
                     )
@@ -185,8 +195,6 @@ class AtifSource:
         return files
 
     def _read(self, path: str, file: _File, part: _Part, continued: str | None) -> RunRows:
-        if file.problem:
-            return unreadable_run(path, f"{self.described}/{path}", file.problem)
         with _translating("reading", f"{self.described}/{path}"):
             filesystem, root = fsspec.core.url_to_fs(self.location)
             content = filesystem.cat_file(posixpath.join(root, path))
@@ -196,6 +204,48 @@ class AtifSource:
         for step in filter(None, part.inner.split("/")):
             document = document["subagent_trajectories"][int(step)]
         return _rows(f"{path}#{part.inner}" if part.inner else path, document, continued)
+
+
+@dataclass(frozen=True)
+class _Continued:
+    """Which file each continues.
+
+    Attributes:
+        named: what files say of those that continue them.
+        unreadable_in: folders of files that cannot be read: these may say more.
+    """
+
+    named: Mapping[str, str]
+    unreadable_in: frozenset[str]
+
+    @classmethod
+    def among(cls, files: Mapping[str, _File]) -> "_Continued":
+        """Return what these files say, by their paths."""
+        return cls(
+            {
+                posixpath.normpath(posixpath.join(posixpath.dirname(path), file.continued_by)): path
+                for path, file in files.items()
+                if file.continued_by
+            },
+            frozenset(posixpath.dirname(path) for path, file in files.items() if file.problem),
+        )
+
+    def by(self, path: str) -> str | None:
+        """Return the file that this one continues, if any is known.
+
+        Its own name may tell it, also where the other file is not there, or cannot be read.
+        """
+        if path in self.named:
+            return self.named[path]
+        if (match := _CONTINUATION.fullmatch(path)) is None:
+            return None
+        first, number = match["first"], int(match["number"])
+        return f"{first}.json" if number == 1 else f"{first}.cont-{number - 1}.json"
+
+    def is_unknown_now(self, path: str, file: _File) -> bool:
+        """Return whether a file continues another, and only one that cannot be read may say which."""
+        copies = any(part.copies for part in file.parts)
+        return copies and self.by(path) is None and posixpath.dirname(path) in self.unreadable_in
 
 
 @contextmanager
@@ -280,7 +330,7 @@ def _look(document: Any, inner: str, parts: list[_Part], unknown: set[str]) -> N
                 if not isinstance(result, dict):
                     raise _NotAtifError(f"{at}observation.results holds what is no object")
         unknown.update(f"step.{each}" for each in step.keys() - _STEP_FIELDS)
-    parts.append(_Part(inner, _last_time(steps), name))
+    parts.append(_Part(inner, _last_time(steps), name, any(step.get("is_copied_context") for step in steps)))
     for number, sub in enumerate(_list(document, "subagent_trajectories", place)):
         _look(sub, f"{inner}/{number}".lstrip("/"), parts, unknown)
 
@@ -354,7 +404,7 @@ def _rows(native_id: str, document: Row, continued: str | None) -> RunRows:
 
 
 def _short_id(native_id: str) -> str:
-    return hashlib.sha256(native_id.encode()).hexdigest()[:6]
+    return hashlib.sha256(native_id.encode("utf-8", "backslashreplace")).hexdigest()[:6]
 
 
 def _step_of_first(messages: list[Row], steps: list[Row]) -> None:

@@ -5,16 +5,17 @@ runs of an hour, and where a run is now follow from that list.
 """
 
 import hashlib
+import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from trajectory_pipeline.errors import SourceError, describe_defect
-from trajectory_pipeline.partition_keys import at_source, floor_to_hour, source_run_id
+from trajectory_pipeline.partition_keys import at_source, floor_to_hour, source_run_id, storable_id, storable_text
 from trajectory_pipeline.schema.raw import AGENTS, MESSAGES, RUN_METRICS, STEPS
 from trajectory_pipeline.source_protocol import ENDED, UNCOUNTED, BadRecord, RunLocation, SourceIdentity
 from trajectory_pipeline.sources.raw_rows import Row, RunRows, absent_columns, raw_batch, raw_row, unreadable_run
@@ -40,6 +41,7 @@ class FoundRun:
         depends_on: digest of what its rows show besides its own records, such as the agent's name.
         size: about how many bytes of text it has.
         agent_id: its agent.
+        problem: why it cannot be read now, and where; see ``unreadable``.
     """
 
     native_id: str
@@ -49,6 +51,22 @@ class FoundRun:
     depends_on: str = ""
     size: int = 0
     agent_id: str | None = None
+    problem: BadRecord | None = None
+
+
+def unreadable(native_id: str, record: BadRecord, at: datetime) -> FoundRun:
+    """Return what stands for a run that cannot be read now: it is quarantined, with the place.
+
+    Its id is not the run's: what was captured of the run stays as it is until the run can be read again.
+    """
+    run_id = f"{native_id}{UNREADABLE}"
+    return FoundRun(
+        native_id=run_id,
+        ended_at=at,
+        version=f"{record.place} {record.problem}",
+        read=lambda: unreadable_run(run_id, record.place, record.problem),
+        problem=record,
+    )
 
 
 @dataclass
@@ -60,7 +78,7 @@ class FoundRuns:
         identity: what was read.
         described: the source for a person.
         taken_at: when it was read.
-        runs: terminal runs; ids are unique.
+        runs: terminal runs; of two with one id the first counts, and the other is named.
         unfinished: runs that are there and not terminal yet, by native id, with the time of their last record.
         shown_columns: columns that the source fills, by table.
         unknown_columns: fields of the source that are not read.
@@ -82,7 +100,20 @@ class FoundRuns:
     proves_deletions: bool = False
 
     def __post_init__(self) -> None:
-        self._by_id = {source_run_id(self.source, run.native_id): run for run in self.runs}
+        self.described = storable_text(self.described)
+        self.identity = replace(self.identity, text=storable_text(self.identity.text))
+        self._by_id: dict[str, FoundRun] = {}
+        repeated: list[BadRecord] = []
+        for run in self.runs:
+            if self._by_id.setdefault(source_run_id(self.source, run.native_id), run) is not run:
+                problem = "has the id of another run, which is read in its place: give it another name"
+                repeated.append(BadRecord(f"{self.described}: {run.native_id}", problem))
+        # A source may name them itself, by a shorter place.
+        named = {(posixpath.basename(record.place), record.problem) for record in self.bad_records}
+        unnamed = [
+            record for record in self.unreadable if (posixpath.basename(record.place), record.problem) not in named
+        ]
+        self.bad_records = [_storable(record) for record in (*self.bad_records, *unnamed, *repeated)]
         self._hours: dict[datetime, list[str]] = {}
         for run_id in sorted(self._by_id):
             self._hours.setdefault(self._hour_of(self._by_id[run_id]), []).append(run_id)
@@ -105,6 +136,11 @@ class FoundRuns:
         more = len(self.bad_records) - len(bad)
         rest = [f"and {more} more such places"] if more else []
         return [*self.notes, *([open_runs] if self.unfinished else []), *bad, *rest]
+
+    @property
+    def unreadable(self) -> Sequence[BadRecord]:
+        """What stands for runs and cannot be read now."""
+        return [_storable(run.problem) for run in self.runs if run.problem is not None]
 
     def runs_by_hour(self) -> dict[datetime, int]:
         """Return the number of terminal runs in each hour that has any."""
@@ -223,7 +259,11 @@ class FoundRuns:
 
     def existing_agents(self, agent_ids: list[str]) -> set[str]:
         """Return which of these agents have a run."""
-        return {run.agent_id for run in self.runs if run.agent_id is not None}.intersection(agent_ids)
+        return {storable_id(run.agent_id) for run in self.runs if run.agent_id is not None}.intersection(agent_ids)
+
+
+def _storable(record: BadRecord) -> BadRecord:
+    return BadRecord(storable_text(record.place), storable_text(record.problem))
 
 
 def _number_of(run: FoundRun) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trajectory_pipeline.partition_keys import source_run_id
+from trajectory_pipeline.partition_keys import source_run_id, storable_id, storable_text
 from trajectory_pipeline.schema.arrow import arrow_schema
 from trajectory_pipeline.schema.raw import (
     AGENTS,
@@ -31,6 +31,8 @@ _COLUMNS = {
     for table in (RUNS, STEPS, MESSAGES, RUN_METRICS, STEP_METRICS, AGENTS)
 }
 _LARGEST = 2**63
+_INDEXED = ("agent_id", "conversation_id")
+"""Columns of ids that a source gives and that are in an index of Postgres, beside the run's own."""
 
 
 def json_text(value: Any) -> str:
@@ -120,7 +122,7 @@ def raw_row(source: str, rows: RunRows) -> Row:
     ]
     has_context = rows.system_prompt is not None or rows.tools is not None
     return {
-        "run_id": _storable(run_id),
+        "run_id": run_id,
         "run": _completed(RUNS, {**rows.run, "id": run_id}),
         "run_metrics": None,
         "steps": sorted(steps, key=lambda step: str(step["id"])),
@@ -128,7 +130,7 @@ def raw_row(source: str, rows: RunRows) -> Row:
         "asked_calls": [],
         "step_metrics": [_completed(STEP_METRICS, row) for row in sorted(rows.step_metrics, key=lambda r: r["id"])],
         "messages": messages,
-        "agent": None if rows.agent is None else _completed(AGENTS, rows.agent),
+        "agent": None if rows.agent is None else _with_ids(_completed(AGENTS, rows.agent), "id"),
         "agent_tags": sorted(map(_storable, rows.agent_tags)),
         "context": {
             "system_prompt": None if rows.system_prompt is None else _storable(rows.system_prompt),
@@ -167,7 +169,11 @@ def _completed(table: SourceTable, row: Mapping[str, Any]) -> Row:
     unknown = row.keys() - set(_COLUMNS[table.name])
     if unknown:
         raise KeyError(f"{table.name} has no columns {sorted(unknown)}")
-    return {name: _storable(row.get(name)) for name in _COLUMNS[table.name]}
+    return _with_ids({name: _storable(row.get(name)) for name in _COLUMNS[table.name]}, *_INDEXED)
+
+
+def _with_ids(row: Row, *names: str) -> Row:
+    return {**row, **{name: storable_id(row[name]) for name in names if isinstance(row.get(name), str)}}
 
 
 def _storable(value: Any) -> Any:
@@ -176,7 +182,7 @@ def _storable(value: Any) -> Any:
     A number that no column holds becomes null beside a text that says so nowhere: callers keep it in JSON.
     """
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return storable_text(value)
     if isinstance(value, int) and not isinstance(value, bool) and not -_LARGEST <= value < _LARGEST:
         raise OverflowError(f"{value} is more than a column can hold")
     return value

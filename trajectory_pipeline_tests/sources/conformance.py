@@ -18,6 +18,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from trajectory_pipeline.errors import PipelineError, SourceError
+from trajectory_pipeline.maintenance.completeness import CompletenessScope, check_completeness
 from trajectory_pipeline.partition_keys import HOUR, at_source, parse_partition_key, partition_key, source_of_key
 from trajectory_pipeline.pipeline.capture import materialize_terminal_runs
 from trajectory_pipeline.pipeline.convert import materialize_trajectories
@@ -108,6 +109,14 @@ class World(ABC):
     @abstractmethod
     def break_run(self, key: str) -> str:
         """Damage a run so that it cannot be converted; returns a text that names the place."""
+
+    def damages(self, key: str) -> dict[str, Callable[[], object]]:
+        """Return ways in which a crash or a half-done copy damages what a run is read from, by name."""
+        return {
+            "cut to nothing": lambda: self.cut_run(key, 0.0),
+            "cut": lambda: self.cut_run(key, 0.6),
+            "broken": lambda: self.break_run(key),
+        }
 
     @abstractmethod
     def vanish(self) -> None:
@@ -337,6 +346,42 @@ class SourceConformance:
         sinks.sync(world.source)
         assert not sinks.quarantine()
         assert "mended" in texts_of(sinks.rows()[world.run_id("bad")])
+
+    def test_damage_to_what_was_captured_removes_and_repeats_nothing(self, world: World, sinks: Sinks) -> None:
+        if world.proves_deletions:
+            return  # A database is damaged as a whole, if at all.
+
+        def write() -> dict[str, str]:
+            for number, key in enumerate(("run", "other")):
+                world.write_run(key, "Count", f"answer {number}", FIRST + timedelta(minutes=number))
+            sinks.sync(world.source)
+            return {run_id: row["data"] for run_id, row in sinks.rows().items()}
+
+        scope = CompletenessScope(FIRST, stuck_after=timedelta(days=1))
+        before = write()
+        assert set(before) == {world.run_id("run"), world.run_id("other")}
+        for name, damage in world.damages("run").items():
+            damage()
+            sinks.sync(world.source)
+            assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == before, name
+            # Whatever is quarantined is no run that was captured, and is named by the check as long as it is there.
+            assert not sinks.quarantine().keys() & before.keys(), name
+            differences = check_completeness(world.source, sinks.storage, scope).differences
+            assert len(differences) == len(sinks.quarantine()), name
+            assert write() == before, name
+            assert not sinks.quarantine(), name
+            assert check_completeness(world.source, sinks.storage, scope).differences == (), name
+
+    @pytest.mark.parametrize("at", [datetime(2099, 1, 2, 3, 4, tzinfo=UTC), datetime(9999, 12, 31, 23, 30, tzinfo=UTC)])
+    def test_run_that_ends_in_the_future_is_named_by_the_check(self, world: World, sinks: Sinks, at: datetime) -> None:
+        world.write_run("run", "Count", "one", FIRST)
+        world.write_run("later", "Look", "two", at)
+        hour = at_source(FIRST, world.source.name)
+        materialize_terminal_runs(hour, world.source, sinks.storage)
+        materialize_trajectories(hour, sinks.storage)
+        report = check_completeness(world.source, sinks.storage, CompletenessScope(FIRST, timedelta(days=1)))
+        assert (report.misdated.after_now, report.misdated.without_time) == ((world.run_id("later"),), ())
+        assert (report.runs, report.differences) == (1, ())
 
     def test_source_that_vanishes_changes_nothing(self, world: World, sinks: Sinks) -> None:
         world.write_run("run", "Count", "one", FIRST)

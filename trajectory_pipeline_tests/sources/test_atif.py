@@ -1,7 +1,7 @@
 """A folder of ATIF files: the conformance suite, and what is particular to the format."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from trajectory_pipeline.partition_keys import HOUR, partition_key, source_run_i
 from trajectory_pipeline.sources.atif import VERSIONS, AtifSource
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline_tests.object_store import s3_server, s3_variables
-from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, Sinks, SourceConformance, World
 from trajectory_pipeline_tests.sources.opened_files import opened_files
 
 Row = dict[str, Any]
@@ -111,6 +111,14 @@ class AtifWorld(World):
         text = self.filesystem.cat_file(self.path(key)).decode()
         self.write(key, text[: len(text) // 2])
         return f"{key}/trajectory.json: is no JSON"
+
+    def damages(self, key: str) -> dict[str, Callable[[], object]]:
+        return {
+            **super().damages(key),
+            "no object": lambda: self.write(key, "[1, 2]"),
+            "of a later version": lambda: self.write(key, json.dumps({"schema_version": "ATIF-v9.0"})),
+            "without steps": lambda: self.write(key, json.dumps({"schema_version": "ATIF-v1.8"})),
+        }
 
     def vanish(self) -> None:
         self._move(self.root, f"{self.root}-gone")
@@ -220,6 +228,21 @@ def test_sub_agents_are_runs_of_their_own(tmp_path: Path) -> None:
     }
 
 
+def test_runs_of_a_file_that_cannot_be_read_stay_as_they_were_captured(tmp_path: Path) -> None:
+    inner = trajectory(user_step("sub", FIRST), agent_step("sub done", FIRST), trajectory_id="a")
+    (tmp_path / "t.json").write_text(json.dumps(finished("go", "done", FIRST, subagent_trajectories=[inner])))
+    _, rows, _ = read(str(tmp_path))
+    (tmp_path / "t.json").write_text("")
+    snapshot, _, bad = read(str(tmp_path))
+    assert all(location.unproven for location in snapshot.run_locations(list(rows)).values())
+    assert [record.place for record in snapshot.unreadable] == [f"{tmp_path}/t.json"]
+    # Readable again: what stood for it is no run any more, and leaves the quarantine.
+    (tmp_path / "t.json").write_text(json.dumps(finished("go", "done", FIRST)))
+    snapshot, rows, _ = read(str(tmp_path))
+    assert list(rows) == [f"{NAME}:t.json"]
+    assert [(each.exists, each.terminal) for each in snapshot.run_locations(list(bad)).values()] == [(True, False)]
+
+
 def test_continuation_continues_the_run_whose_context_it_copied(tmp_path: Path) -> None:
     first = finished("go", "I stop here", FIRST, continued_trajectory_ref="t.cont-1.json")
     then = trajectory(
@@ -235,6 +258,57 @@ def test_continuation_continues_the_run_whose_context_it_copied(tmp_path: Path) 
     assert (row["step_count"], row["input_tokens"]) == (1, 7)
     assert [turn["step_run_id"] for turn in row["turns"]] == [f"{NAME}:t.json", f"{NAME}:t.json", None]
     assert row["start_time"] == row["end_time"] == FIRST + HOUR
+
+
+@pytest.mark.parametrize("name", ["t.cont-1.json", "then.json"])
+@pytest.mark.parametrize("order", ["earlier first", "later first", "both"])
+def test_continuation_is_linked_whichever_file_is_captured_first(
+    trajectory_database: str, tmp_path: Path, name: str, order: str
+) -> None:
+    sinks = Sinks(trajectory_database, tmp_path / "sinks")
+    source = AtifSource(NAME, str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    earlier, later = tmp_path / "runs" / "t.json", tmp_path / "runs" / name
+    first = json.dumps(finished("go", "I stop here", FIRST, continued_trajectory_ref=name))
+    copied = [user_step("go", FIRST, is_copied_context=True), agent_step("I look.", FIRST, is_copied_context=True)]
+    writes: list[Callable[[], object]] = [
+        lambda: earlier.write_text(first),
+        lambda: later.write_text(json.dumps(trajectory(*copied, agent_step("done", FIRST + HOUR)))),
+    ]
+    for write in reversed(writes) if order == "later first" else writes:
+        write()
+        if order != "both":
+            sinks.sync(source)
+    sinks.sync(source)
+    before = {run_id: row["data"] for run_id, row in sinks.rows().items()}
+    assert sinks.rows()[f"{NAME}:{name}"]["continues_run_id"] == f"{NAME}:t.json"
+    assert len(before) == 2
+    # The link stays while the earlier file cannot be read.
+    for content in ("", first[:100]):
+        earlier.write_text(content)
+        sinks.sync(source)
+        assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == before
+    with source.snapshot() as snapshot:
+        assert any("waits" in remark for remark in snapshot.remarks) == (name == "then.json")
+    earlier.write_text(first)
+    sinks.sync(source)
+    assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == before
+    assert not sinks.quarantine()
+
+
+def test_each_continuation_continues_the_one_before(tmp_path: Path) -> None:
+    """By their names, also where the files before are not there: Harbor may write them elsewhere, or clean up."""
+    for number in (1, 2, 12):
+        steps = [user_step("go", FIRST, is_copied_context=True), agent_step("done", FIRST)]
+        (tmp_path / f"t.cont-{number}.json").write_text(json.dumps(trajectory(*steps)))
+    (tmp_path / "u.cont-1.json").write_text(json.dumps(trajectory(agent_step("without copied context", FIRST))))
+    _, rows, _ = read(str(tmp_path))
+    assert {run_id: row["continues_run_id"] for run_id, row in rows.items()} == {
+        f"{NAME}:t.cont-1.json": f"{NAME}:t.json",
+        f"{NAME}:t.cont-2.json": f"{NAME}:t.cont-1.json",
+        f"{NAME}:t.cont-12.json": f"{NAME}:t.cont-11.json",
+        f"{NAME}:u.cont-1.json": None,
+    }
 
 
 def test_images_pass_through_and_calls_without_return_stay_open(tmp_path: Path) -> None:
@@ -268,8 +342,11 @@ def test_file_that_is_not_as_the_format_says_is_quarantined(tmp_path: Path, chan
     (tmp_path / "bad.json").write_text(json.dumps({**finished("go", "done", FIRST), **change}))
     snapshot, rows, bad = read(str(tmp_path))
     assert list(rows) == [f"{NAME}:good.json"]
-    assert f"{tmp_path}/bad.json: " in bad[f"{NAME}:bad.json"]
-    assert problem in bad[f"{NAME}:bad.json"]
+    (place,) = bad.values()
+    # Not under the run's own id: what was captured of the file stays.
+    assert list(bad) == [f"{NAME}:bad.json:unreadable"]
+    assert f"{tmp_path}/bad.json: " in place
+    assert problem in place
     assert [record.place for record in snapshot.bad_records] == ["bad.json"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trajectory_pipeline.partition_keys import HOUR, at_source, partition_key, s
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline.sources.letta_code.source import LettaCodeSource
 from trajectory_pipeline_tests.sources import letta_code_files as files
-from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, SourceConformance, World
+from trajectory_pipeline_tests.sources.conformance import FIRST, PLAIN, Shape, Sinks, SourceConformance, World
 from trajectory_pipeline_tests.sources.letta_code_files import AGENT, answer, call, entry, finished, result, user
 from trajectory_pipeline_tests.sources.opened_files import opened_files
 
@@ -68,6 +69,29 @@ class LettaCodeWorld(World):
         written[2] = written[2][:40] + "\n"
         path.write_text("".join(written))
         return f"{path}:3"
+
+    def damages(self, key: str) -> dict[str, Callable[[], object]]:
+        folder = self.path(key)
+        agent = self.folder / "agents" / f"{files.encoded(AGENT)}.json"
+
+        def written(path: Path, content: bytes, mode: str = "wb") -> Callable[[], object]:
+            def write() -> None:
+                with path.open(mode) as file:
+                    file.write(content)
+
+            return write
+
+        zeros = b"\0" * 50
+        beside = [agent, *(folder / f"{name}.json" for name in ("conversation", "manifest", "system-prompt"))]
+        return {
+            **super().damages(key),
+            **{f"empty {path.name}": written(path, b"") for path in beside},
+            **{f"cut {path.name}": written(path, path.read_bytes()[:20]) for path in beside},
+            "no time": written(folder / "conversation.json", b'{"id": "run", "created_at": ""}'),
+            "zeros at the end": written(folder / "messages.jsonl", zeros, "ab"),
+            "a line of zeros": written(folder / "messages.jsonl", zeros + b"\n", "ab"),
+            "all zeros": written(folder / "messages.jsonl", zeros),
+        }
 
     def vanish(self) -> None:
         self.folder.parent.rename(self.folder.parent.with_name("gone"))
@@ -216,6 +240,105 @@ def test_unknown_version_is_quarantined_and_leaves_it_when_it_is_migrated(tmp_pa
         assert (location.exists, location.terminal) == (True, False)
 
 
+def quarantined(*folders: Path) -> tuple[FoundRuns, dict[str, Row], dict[str, str]]:
+    """Read folders; returns the view, the trajectories, and the places that were quarantined by run id."""
+    with LettaCodeSource(NAME, folders).snapshot() as snapshot:
+        rows: dict[str, Row] = {}
+        bad: dict[str, str] = {}
+        for hour in snapshot.runs_by_hour():
+            for batch in snapshot.terminal_runs(hour, hour + HOUR):
+                conversion = convert_batch(batch, partition_key(hour))
+                rows |= {row["run_id"]: row for row in conversion.rows}
+                bad |= {run.run_id: run.json_path for run in conversion.quarantined}
+        return snapshot, rows, bad
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "c", "agent_id": "age', "[]", '{"id": "c", "created_at": ""}', None])
+def test_conversation_of_which_nobody_knows_whose_it_is_has_no_runs_under_other_ids(
+    tmp_path: Path, content: str | None
+) -> None:
+    rows = finished("first", "one", FIRST)
+    rows[0]["metadata"]["agent_id"] = AGENT
+    path = files.write_conversation(tmp_path, "c", list(map(entry, rows)))
+    files.write_conversation(tmp_path, "d", list(map(entry, finished("other", "two", FIRST))))
+    _, found = read(tmp_path)
+    record = path.with_name("conversation.json")
+    whole = record.read_text()
+    if content is None:
+        # Not there at one reading: the messages say whose they are.
+        record.unlink()
+    else:
+        record.write_text(content)
+    snapshot, rest, bad = quarantined(tmp_path)
+    (missing,) = found.keys() - rest.keys()
+    assert not rest.keys() - found.keys()
+    assert snapshot.run_locations([missing])[missing].unproven
+    assert list(bad) == [f"{NAME}:conversation:c:unreadable"]
+    assert str(record) in bad[f"{NAME}:conversation:c:unreadable"]
+    record.write_text(whole)
+    assert read(tmp_path)[1] == found
+
+
+@pytest.mark.parametrize("record", [None, {"id": "c", "agent_id": None}])
+def test_conversation_without_an_agent_has_its_runs(tmp_path: Path, record: Row | None) -> None:
+    path = files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    path.with_name("conversation.json").unlink()
+    if record is not None:
+        path.with_name("conversation.json").write_text(json.dumps(record))
+    (row,) = read(tmp_path)[1].values()
+    assert row["agent_id"] == "agent-free"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["\0" * 50, "\0" * 50 + "\n", "{oops\n", "oops", "5\n"],
+    ids=["zeros", "line of zeros", "cut line", "word", "number"],
+)
+def test_garbage_after_the_last_answer_is_named_and_takes_no_run_away(tmp_path: Path, garbage: str) -> None:
+    path = files.write_conversation(tmp_path, "c", list(map(entry, finished("first", "one", FIRST))))
+    _, found = read(tmp_path)
+    with path.open("a") as file:
+        file.write(garbage)
+    snapshot, rows, bad = quarantined(tmp_path)
+    assert rows == found
+    assert not snapshot.unfinished
+    (place,) = bad.values()
+    assert f"{path}:6" in place
+    assert [record.place for record in snapshot.unreadable] == [f"{path}:6"]
+    # The program goes on after it. Of an answer without a question nobody knows what was asked.
+    with path.open("a") as file:
+        file.write("\n" if not garbage.endswith("\n") else "")
+        file.write(files.lines([entry(answer(6, "to what?", FIRST + HOUR))]))
+        file.write(files.lines(list(map(entry, finished("third", "three", FIRST + HOUR, first=7)))))
+    _, rows, bad = quarantined(tmp_path)
+    assert {dict(texts_of(row))["user"] for row in rows.values()} == {"first", "third"}
+    assert {run_id: row for run_id, row in rows.items() if run_id in found} == found
+    assert len(bad) == 1
+
+
+def test_line_that_is_lost_before_the_last_answer_is_named_though_the_run_goes_on(tmp_path: Path) -> None:
+    rows = finished("first", "one", FIRST)
+    path = files.write_conversation(tmp_path, "c", list(map(entry, rows[:2])))
+    with path.open("a") as file:
+        file.write("\0" * 50 + "\n")
+    snapshot, found, bad = quarantined(tmp_path)
+    assert not found
+    assert [run_id.endswith(":unreadable") for run_id in bad] == [True]
+    assert [record.problem for record in snapshot.unreadable] == ["is no message"]
+
+
+def test_copy_that_can_be_read_is_read_where_the_other_is_damaged_and_went_no_further(tmp_path: Path) -> None:
+    rows = list(map(entry, finished("first", "one", FIRST)))
+    for folder in ("a", "b"):
+        path = files.write_conversation(tmp_path / folder, "c", rows)
+    before = read(tmp_path / "a", tmp_path / "b")[1]
+    written = path.read_bytes()
+    path.write_bytes(written.replace(b"I look.", b"I \0\0\0\0."))
+    snapshot, found, bad = quarantined(tmp_path / "a", tmp_path / "b")
+    assert (found, bad) == (before, {})
+    assert [record.place for record in snapshot.bad_records] == [f"{path}:3"]
+
+
 def test_several_folders_are_one_source_and_a_copied_conversation_is_one_run(tmp_path: Path) -> None:
     rows = finished("first", "one", FIRST)
     for folder in ("a", "b"):
@@ -253,6 +376,81 @@ def test_fork_of_a_conversation_has_only_the_runs_that_came_after_it(tmp_path: P
         ("z", "first"),
     ]
     assert len(snapshot.unfinished) == 1
+
+
+@pytest.mark.parametrize("made", ["by its record", "by its manifest"])
+def test_fork_whose_original_is_away_has_its_own_runs_alone(
+    trajectory_database: str, tmp_path: Path, made: str
+) -> None:
+    folder = tmp_path / "files"
+    minute = timedelta(minutes=1)
+    before = [*finished("first", "one", FIRST), *finished("second", "two", FIRST + minute, first=5)]
+    original = files.write_conversation(folder, "z", list(map(entry, before)), created_at=FIRST)
+    copied = [
+        {**row, "id": f"ui-msg-{number}", **({"otid": files.otid("z", row["id"])} if row["role"] == "user" else {})}
+        for number, row in enumerate(before, 20)
+    ]
+    own = [*copied, *finished("third", "three", FIRST + 3 * minute, first=40)]
+    fork = files.write_conversation(folder, "a", list(map(entry, own)), created_at=FIRST + 2 * minute)
+    if made == "by its manifest":
+        record = json.loads(fork.with_name("conversation.json").read_text())
+        fork.with_name("conversation.json").write_text(json.dumps({**record, "created_at": None}))
+        manifest = json.loads(fork.with_name("manifest.json").read_text())
+        manifest["created_at"] = files.stamp(FIRST + 2 * minute)
+        fork.with_name("manifest.json").write_text(json.dumps(manifest))
+    source = LettaCodeSource(NAME, (folder,))
+    sinks = Sinks(trajectory_database, tmp_path / "sinks")
+    sinks.sync(source)
+    captured = {run_id: row["data"] for run_id, row in sinks.rows().items()}
+    assert len(captured) == 3
+    original.parent.rename(tmp_path / "away")
+    for _ in ("away", "back"):
+        sinks.sync(source)
+        assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == captured
+        with source.snapshot() as snapshot:
+            assert ["begins with 2 runs that a fork copied" in note for note in snapshot.notes] == (
+                [] if original.exists() else [True]
+            )
+        if not original.exists():
+            (tmp_path / "away").rename(original.parent)
+    # Its messages are damaged: what was captured of it stays, and the fork has no more than before.
+    original.write_bytes(b"\0" * 100)
+    sinks.sync(source)
+    assert {run_id: row["data"] for run_id, row in sinks.rows().items()} == captured
+
+
+@pytest.mark.parametrize("back", [timedelta(hours=1), timedelta(seconds=2)])
+def test_clock_that_is_set_back_makes_no_run_a_copy(tmp_path: Path, back: timedelta) -> None:
+    rows = [*finished("first", "one", FIRST), *finished("second", "two", FIRST - back, first=5)]
+    files.write_conversation(tmp_path, "c", list(map(entry, rows)), created_at=FIRST - timedelta(seconds=3))
+    assert len(read(tmp_path)[1]) == 2
+
+
+def test_conversation_that_was_migrated_is_no_fork(tmp_path: Path) -> None:
+    """Its record may be younger than its messages; its manifest is as old as they are."""
+    path = files.write_conversation(
+        tmp_path, "c", list(map(entry, finished("first", "one", FIRST))), created_at=FIRST + HOUR
+    )
+    manifest = json.loads(path.with_name("manifest.json").read_text())
+    manifest |= {"created_at": files.stamp(FIRST - timedelta(seconds=3)), "migrated_from": "letta-python-postgres"}
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
+    assert len(read(tmp_path)[1]) == 1
+
+
+@pytest.mark.parametrize("file", ["conversation.json", "manifest.json"])
+def test_fork_of_a_conversation_that_cannot_be_read_has_its_own_runs_alone(tmp_path: Path, file: str) -> None:
+    before = finished("first", "one", FIRST)
+    original = files.write_conversation(tmp_path, "z", list(map(entry, before)), created_at=FIRST)
+    copied = [{**row, "id": f"ui-msg-{number}"} for number, row in enumerate(before, 20)]
+    copied[0]["otid"] = files.otid("z", "ui-msg-1")
+    own = finished("third", "three", FIRST + timedelta(minutes=2), first=30)
+    files.write_conversation(tmp_path, "a", list(map(entry, [*copied, *own])), created_at=FIRST + timedelta(minutes=2))
+    _, found = read(tmp_path)
+    original.with_name(file).write_text("")
+    _, rows, bad = quarantined(tmp_path)
+    assert {dict(texts_of(row))["user"] for row in rows.values()} == {"third"}
+    assert rows.keys() < found.keys()
+    assert list(bad) == [f"{NAME}:conversation:z:unreadable"]
 
 
 def test_folder_that_is_not_there_now_says_nothing_of_its_runs(tmp_path: Path) -> None:

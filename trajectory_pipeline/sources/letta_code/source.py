@@ -8,6 +8,7 @@ import base64
 import errno
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,16 +19,17 @@ from typing import Any, ClassVar
 
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.source_protocol import BadRecord, SourceIdentity
-from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRuns, utc_now
+from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRuns, unreadable, utc_now
 from trajectory_pipeline.sources.letta_code.rows import SHOWN_COLUMNS, Conversation, run_rows
 from trajectory_pipeline.sources.letta_code.transcript import Transcript, TranscriptRun, read_transcript
-from trajectory_pipeline.sources.raw_rows import unreadable_run, utc_time
+from trajectory_pipeline.sources.raw_rows import utc_time
+from trajectory_pipeline.text import pluralize
 
 FORMATS = {(1, "pi-ai-message-jsonl"), (2, "pi-session-entry-jsonl")}
 """Versions of ``manifest.json`` that are read."""
 _NO_AGENT = "agent-free"
 """The program's own word for a conversation without an agent."""
-_LAST = datetime.max.replace(tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _FILES_KEPT = 100_000
 """Conversations whose lines are remembered while their file does not change."""
 
@@ -79,6 +81,7 @@ class LettaCodeSource:
             unfinished=found.unfinished,
             shown_columns=SHOWN_COLUMNS,
             unknown_columns=sorted(found.unknown),
+            notes=found.notes(),
             bad_records=found.bad,
         )
 
@@ -103,64 +106,96 @@ class _Found:
     """In which conversations, made when, stands what a user sent at a time: a fork copies what was before it."""
     sent_in: dict[str, tuple[str, tuple[str, datetime]]] = field(default_factory=dict)
     """The conversation of each run, and what the user sent in it."""
+    copied: list[tuple[str, tuple[str | None, datetime | None]]] = field(default_factory=list)
+    """What users had sent before a fork was made, with the fork's file: runs of another conversation."""
     unfinished: dict[str, datetime] = field(default_factory=dict)
     bad: list[BadRecord] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
 
     def read_folder(self, folder: Path) -> None:
         for conversation_dir in _listed(folder / "conversations"):
-            conversation = _conversation(folder, conversation_dir, self.bad)
-            manifest, problem = _json_file(conversation_dir / "manifest.json")
-            path = conversation_dir / "messages.jsonl"
+            read = _Reading(conversation_dir)
+            conversation = _conversation(folder, read)
+            manifest = read.object_in(conversation_dir / "manifest.json")
             version = (manifest or {}).get("schema_version"), (manifest or {}).get("message_format")
-            if problem or (manifest is not None and version not in FORMATS):
-                self._add_unreadable(conversation, conversation_dir / "manifest.json", problem or _unknown(version))
+            if manifest is not None and version not in FORMATS:
+                read.refuse(conversation_dir / "manifest.json", _unknown(version))
+            transcript = _cached_transcript(conversation_dir / "messages.jsonl")
+            if transcript.agent_id and not read.knows_agent:
+                # Its runs would get other ids than they have.
+                problem = f"names no agent, and the messages are those of {transcript.agent_id}"
+                read.refuse(conversation_dir / "conversation.json", problem)
+            self.bad += read.bad
+            if read.refused:
+                self._refuse(conversation_dir, transcript, read.refused[0])
                 continue
-            transcript = _cached_transcript(path)
             self.unknown.update(transcript.unknown)
             if transcript.unfinished_line:
-                self.bad.append(BadRecord(str(path), "its last line has no end: being written, or cut off"))
-            for run in transcript.runs:
-                self._add(conversation, transcript, run)
+                self.bad.append(BadRecord(str(transcript.path), "its last line has no end: being written, or cut off"))
+            made_at = _made_at(conversation, manifest or {})
+            copied = _copied(transcript, made_at)
+            for number, run in enumerate(transcript.runs):
+                if number < copied:
+                    self.copied.append((str(transcript.path), (run.first.otid, run.first.at)))
+                else:
+                    self._add(conversation, made_at, transcript, run)
 
-    def _add(self, conversation: Conversation, transcript: Transcript, run: TranscriptRun) -> None:
+    def _add(
+        self, conversation: Conversation, made_at: datetime | None, transcript: Transcript, run: TranscriptRun
+    ) -> None:
         first = run.first
         native_id = ":".join(filter(None, (conversation.key, first.message_id, (first.otid or "")[:8])))
         if first.otid is not None and first.at is not None:
             sent = first.otid, first.at
             self.sent_in[native_id] = conversation.key, sent
-            self.sent.setdefault(sent, {})[conversation.key] = conversation.created_at or _LAST
+            self.sent.setdefault(sent, {})[conversation.key] = made_at or _LAST
         # Without any time the file's own is the only one by which the run can be found again.
         at = run.last_at or _modified_at(transcript.path)
-        if run.ended is None:
+        problem = None
+        if run.bad_line is not None:
+            problem = BadRecord(f"{transcript.path}:{run.bad_line}", "is no message")
+            self.bad.append(problem)
+        elif run.ended is None:
             self.unfinished[native_id] = at
             return
+        # What was captured of a run before it was damaged stays.
+        shown_id = native_id if problem is None else f"{native_id}{UNREADABLE}"
         found = FoundRun(
-            native_id=native_id,
+            native_id=shown_id,
             ended_at=at,
             version=run.digest,
-            read=lambda: run_rows(native_id, conversation, transcript.path, run),
+            read=lambda: run_rows(shown_id, conversation, transcript.path, run),
             depends_on=conversation.digest,
             size=run.size,
             agent_id=conversation.agent_id,
+            problem=problem,
         )
         self.runs.setdefault(native_id, []).append((str(transcript.path), found))
 
-    def _add_unreadable(self, conversation: Conversation, path: Path, problem: str) -> None:
-        native_id = f"{conversation.key}{UNREADABLE}"
-        self.bad.append(BadRecord(str(path), problem))
-        found = FoundRun(
-            native_id=native_id,
-            ended_at=_modified_at(path),
-            version=problem,
-            read=lambda: unreadable_run(native_id, str(path), problem),
-        )
-        self.runs.setdefault(native_id, []).append((str(path), found))
+    def _refuse(self, conversation_dir: Path, transcript: Transcript, record: BadRecord) -> None:
+        """Capture nothing of a conversation, under no id: neither from it nor from a copy of what it holds."""
+        # By the folder's name: what the files say of it may be what cannot be read.
+        name = _decoded(conversation_dir.name) or conversation_dir.name
+        path = Path(record.place)
+        found = unreadable(name, record, _modified_at(path if path.exists() else conversation_dir))
+        self.runs.setdefault(found.native_id, []).append((record.place, found))
+        for run in transcript.runs:
+            if run.first.otid is not None and run.first.at is not None:
+                self.sent.setdefault((run.first.otid, run.first.at), {})[name] = _FIRST
+
+    def notes(self) -> list[str]:
+        """Return which files begin with runs of a conversation that is not there."""
+        missing = Counter(path for path, sent in self.copied if sent not in self.sent)
+        return [
+            f"{path} begins with {pluralize(count, 'run')} that a fork copied from a conversation that is not there,"
+            " or cannot be read, now: they are captured as runs of that one alone"
+            for path, count in sorted(missing.items())
+        ]
 
     def unique(self) -> list[FoundRun]:
         """Return one run of each id: of a conversation that is in several folders, the copy that went further.
 
-        What a fork copied is left out: it is a run of the conversation that was made first.
+        Of what stands in several conversations, the run is that of the one that was made first.
         """
         for native_id, (key, sent) in self.sent_in.items():
             stands_in = self.sent[sent]
@@ -170,58 +205,109 @@ class _Found:
         chosen = []
         for native_id, copies in sorted(self.runs.items()):
             self.unfinished.pop(native_id, None)
-            path, run = max(copies, key=lambda copy: (copy[1].size, copy[1].ended_at, copy[1].version, copy[0]))
+            path, run = max(copies, key=_how_far)
             chosen.append(run)
             self.bad += [
                 BadRecord(other, f"holds another version of the run {native_id}, which is read from {path}")
                 for other, copy in copies
-                if copy.version != run.version
+                if copy.version != run.version and copy.problem is None
             ]
         return chosen
 
 
-def _conversation(folder: Path, conversation_dir: Path, bad: list[BadRecord]) -> Conversation:
-    record, problem = _json_file(conversation_dir / "conversation.json")
-    if problem:
-        bad.append(BadRecord(str(conversation_dir / "conversation.json"), problem))
+def _made_at(conversation: Conversation, manifest: dict[str, Any]) -> datetime | None:
+    """Return when a conversation was made, as the earlier of its files says: what was migrated is older than a file."""
+    times = (conversation.created_at, utc_time(manifest.get("created_at")))
+    return min((moment for moment in times if moment is not None), default=None)
+
+
+def _copied(transcript: Transcript, made_at: datetime | None) -> int:
+    """Return how many runs at the beginning of a file a fork copied: those that had ended when it was made.
+
+    The fork's own files tell it, so that these are no runs of the fork where the conversation that they are of is away.
+    Only at the beginning, because a clock may be set back later.
+    """
+    copied = 0
+    for number, run in enumerate(transcript.runs, 1):
+        if made_at is not None and run.first.otid is not None and run.last_at is not None and run.last_at < made_at:
+            copied = number
+        elif run.bad_line is None:
+            break
+    return copied
+
+
+def _how_far(copy: tuple[str, FoundRun]) -> tuple[Any, ...]:
+    """Order copies of a run: last is the one that went further; of two that did, the one that can be read."""
+    path, run = copy
+    return run.size, run.problem is None, run.ended_at, run.version, path
+
+
+@dataclass
+class _Reading:
+    """The small files of one conversation as they are read, and what is wrong with them.
+
+    Attributes:
+        bad: what is to be known of them.
+        refused: why the conversation cannot be read now: who it belongs to, or what its runs show, may be damaged.
+        knows_agent: whether a file says whose the conversation is, or that it is nobody's.
+    """
+
+    conversation_dir: Path
+    bad: list[BadRecord] = field(default_factory=list)
+    refused: list[BadRecord] = field(default_factory=list)
+    knows_agent: bool = False
+
+    def object_in(self, path: Path) -> dict[str, Any] | None:
+        """Return the object in a file; None where there is none, or none that can be read."""
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                # The name is made of an id that a file says.
+                self.bad.append(BadRecord(str(path), "cannot be there: its name would be too long"))
+                return None
+            raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
+        except (ValueError, RecursionError) as error:
+            self.refuse(path, f"is no JSON ({type(error).__name__})")
+            return None
+        if not isinstance(value, dict):
+            self.refuse(path, "is no JSON object")
+            return None
+        return value
+
+    def refuse(self, path: Path, problem: str) -> None:
+        """Note why the conversation cannot be read."""
+        record = BadRecord(str(path), problem)
+        self.bad.append(record)
+        self.refused.append(record)
+
+
+def _conversation(folder: Path, read: _Reading) -> Conversation:
+    path = read.conversation_dir / "conversation.json"
     # The folder's name says the same: `conversation:<id>`, or `default:<agent id>`.
-    kind, _, rest = _decoded(conversation_dir.name).partition(":")
-    record = record or {}
+    kind, _, rest = _decoded(read.conversation_dir.name).partition(":")
+    record = read.object_in(path) or {}
     conversation_id = record.get("id") or (rest if kind == "conversation" else "default")
     agent_id = record.get("agent_id") or (rest if kind == "default" else None) or _NO_AGENT
-    agent_path = folder / "agents" / f"{_encoded(str(agent_id))}.json"
-    agent, agent_problem = _json_file(agent_path)
-    prompt, prompt_problem = _json_file(conversation_dir / "system-prompt.json")
-    for path, found in ((agent_path, agent_problem), (conversation_dir / "system-prompt.json", prompt_problem)):
-        if found:
-            bad.append(BadRecord(str(path), found))
+    read.knows_agent = "agent_id" in record or agent_id != _NO_AGENT
+    created_at = utc_time(record.get("created_at"))
+    if created_at is None and record.get("created_at") is not None:
+        read.refuse(path, "has a created_at that is no time")
+    agent = read.object_in(folder / "agents" / f"{_encoded(str(agent_id))}.json")
+    prompt = read.object_in(read.conversation_dir / "system-prompt.json")
     content = (prompt or {}).get("content")
     system = (agent or {}).get("system")
     depends_on = json.dumps([agent, content], sort_keys=True, default=str)
     return Conversation(
         agent_id=str(agent_id),
         conversation_id=str(conversation_id),
-        created_at=utc_time(record.get("created_at")),
+        created_at=created_at,
         agent=agent,
         system_prompt=content if isinstance(content, str) else system if isinstance(system, str) else None,
         digest=hashlib.sha256(depends_on.encode()).hexdigest(),
     )
-
-
-def _json_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the object in a file, and what is wrong with it; neither where there is no file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None, None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            # The name is made of an id that a file says.
-            return None, "cannot be there: its name would be too long"
-        raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
-    except (ValueError, RecursionError) as error:
-        return None, f"is no JSON ({type(error).__name__})"
-    return (value, None) if isinstance(value, dict) else (None, "is no JSON object")
 
 
 def _listed(folder: Path) -> Sequence[Path]:

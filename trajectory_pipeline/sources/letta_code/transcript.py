@@ -7,6 +7,7 @@ no runs: one begins with each message that the user sent, and has ended where th
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _MESSAGE_FIELDS = frozenset(
     )
 )
 """What the program is known to write in a message."""
+_NEVER_IN_JSON = re.compile(rb"[\x00-\x08\x0a-\x1f]")
+"""Bytes that are nowhere in a line of JSON, such as the zeros that a power cut leaves in the place of a line."""
 
 Record = dict[str, Any]
 
@@ -51,6 +54,7 @@ class Line:
         at: time of the message.
         stop_reason: of an answer.
         otid: the id that the client gave to what it sent.
+        agent_id: the agent that the message names as its own.
     """
 
     number: int
@@ -61,6 +65,7 @@ class Line:
     at: datetime | None = None
     stop_reason: str | None = None
     otid: str | None = None
+    agent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,9 @@ class TranscriptRun:
     Attributes:
         first: its first line, the summary before it left aside: what the user sent.
         began_at: time of its first message that has one.
-        last_at: time of its last message that has one.
+        last_at: time of its last message that has one; of a run without any, that of the run before it.
         ended: status and stop reason; None while it goes on.
+        bad_line: number of its first line that cannot be read; None if all can be.
         digest: of its lines.
         spans: number, offset and length of each of its lines, in order.
     """
@@ -80,6 +86,7 @@ class TranscriptRun:
     began_at: datetime | None
     last_at: datetime | None
     ended: tuple[str, str | None] | None
+    bad_line: int | None
     digest: str
     spans: "array[int]"
 
@@ -93,13 +100,15 @@ class TranscriptRun:
 class Transcript:
     """A conversation's file as it was read.
 
-    ``unfinished_line`` says that its last line has no end yet; ``unknown`` names fields and entries that are not read.
+    ``unfinished_line`` says that its last line has no end yet; ``unknown`` names fields and entries that are not read;
+    ``agent_id`` is the agent that the last message with one names.
     """
 
     path: Path
     runs: tuple[TranscriptRun, ...] = ()
     unfinished_line: bool = False
     unknown: frozenset[str] = frozenset()
+    agent_id: str | None = None
 
 
 def read_transcript(path: Path) -> Transcript:
@@ -115,7 +124,7 @@ def read_transcript(path: Path) -> Transcript:
         with path.open("rb") as file:
             offset = 0
             for number, raw in enumerate(file, 1):
-                if not raw.endswith(b"\n"):
+                if not raw.endswith(b"\n") and _can_become_a_message(raw):
                     # Being written now, or cut off by a crash: nobody can tell which, until more follows.
                     unfinished = True
                     break
@@ -129,17 +138,31 @@ def read_transcript(path: Path) -> Transcript:
         return Transcript(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}. Check that this user may read it.") from None
-    runs = tuple(_run(run, ended, digests) for run, ended in _cut(lines.values()))
-    return Transcript(path, runs, unfinished, frozenset(unknown))
+    runs: list[TranscriptRun] = []
+    for run, ended in _cut(lines.values()):
+        runs.append(_run(run, ended, digests, runs[-1].last_at if runs else None))
+    agents = [line.agent_id for line in lines.values() if line.agent_id is not None]
+    return Transcript(path, tuple(runs), unfinished, frozenset(unknown), agents[-1] if agents else None)
 
 
-def _run(lines: list[Line], ended: tuple[str, str | None] | None, digests: dict[int, bytes]) -> TranscriptRun:
+def _can_become_a_message(raw: bytes) -> bool:
+    """Return whether more bytes can make a message of a line that has no end: one that is being written."""
+    return raw.lstrip().startswith(b"{") and _NEVER_IN_JSON.search(raw) is None
+
+
+def _run(
+    lines: list[Line],
+    ended: tuple[str, str | None] | None,
+    digests: dict[int, bytes],
+    before: datetime | None,
+) -> TranscriptRun:
     times = [line.at for line in lines if line.at is not None]
     return TranscriptRun(
         first=next((line for line in lines if line.role != "summary"), lines[0]),
         began_at=times[0] if times else None,
-        last_at=times[-1] if times else None,
+        last_at=times[-1] if times else before,
         ended=ended,
+        bad_line=next((line.number for line in lines if line.role is None), None),
         digest=_digest(digests[line.number] for line in lines),
         spans=array("Q", (value for line in lines for value in (line.number, line.offset, line.length))),
     )
@@ -222,7 +245,7 @@ def _parse_line(raw: bytes, number: int, offset: int, unknown: set[str]) -> Line
         return bad
     if role != "summary":
         unknown.update(f"message.{name}" for name in message.keys() - _MESSAGE_FIELDS)
-    stop_reason, otid = message.get("stopReason"), message.get("otid")
+    stop_reason, otid, agent_id = message.get("stopReason"), message.get("otid"), (metadata or {}).get("agent_id")
     return Line(
         number,
         offset,
@@ -232,6 +255,7 @@ def _parse_line(raw: bytes, number: int, offset: int, unknown: set[str]) -> Line
         time_of(message),
         stop_reason if isinstance(stop_reason, str) and role == "assistant" else None,
         otid if isinstance(otid, str) else None,
+        agent_id if isinstance(agent_id, str) else None,
     )
 
 
@@ -248,6 +272,10 @@ def _cut(lines: Iterable[Line]) -> Iterator[tuple[list[Line], tuple[str, str | N
         elif line.role == "summary" and (ended or not current):
             # Made between two runs: what the next one begins with. A run that has ended does not change for it.
             waiting.append(line)
+        elif line.role is None and ended:
+            # Nobody knows what it was: it may be what the user sent next, so that what follows is not of this run.
+            yield current, ended
+            current, waiting = [*waiting, line], []
         else:
             current += [*waiting, line]
             waiting = []
