@@ -32,7 +32,7 @@ from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 from trajectory_pipeline.pipeline.export_encoding import encode_runs
 from trajectory_pipeline.pipeline.export_pairs import PairSide
 from trajectory_pipeline.pipeline.export_spool import EncodedRuns
-from trajectory_pipeline.schema.enums import FileAccess, PartitionResult
+from trajectory_pipeline.schema.enums import FileAccess, PartitionResult, RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.versions import EXPORT_VERSION
@@ -54,6 +54,7 @@ from trajectory_pipeline.storage.postgres.export_registry import (
     LeftOut,
     PartitionInputs,
     Signature,
+    asset_name,
     assign_groups,
     contents_digest,
     current_policy,
@@ -99,7 +100,7 @@ class ExportAsset:
     @property
     def name(self) -> str:
         """The asset, as the ledger names it."""
-        return f"exports/{self.options.format.value}"
+        return asset_name(self.options.format.value)
 
     @property
     def location(self) -> str:
@@ -118,13 +119,20 @@ class ExportAsset:
             "filters": plain(asdict(self.filters)),
             "format": [self.options.format.value, self.options.writer.version],
             "shares": asdict(self.options.shares),
-            "redaction": [self.options.redaction.value, REDACTION_VERSION],
+            "redaction": [self.options.redaction.value, REDACTION_VERSION, _key_digest(self.options)],
             "reasoning": self.options.with_reasoning,
             "near_duplicates": self.options.near_duplicates,
             "location": without_credentials(self.location),
             "versions": [EXPORT_VERSION, SCHEMA_VERSION],
         }
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+def _key_digest(options: ExportOptions) -> str | None:
+    """Return a digest of the key of placeholders, by which a new one is noticed; None for the one in the database."""
+    if options.redaction is RedactionMode.OFF or not options.redaction_key:
+        return None
+    return hashlib.sha256(b"key of placeholders in exports " + options.redaction_key).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ from trajectory_pipeline.pipeline.export_asset import (
     stale_partitions,
 )
 from trajectory_pipeline.pipeline.export_duplicates import SAME_TEXT, SIMILAR_TEXT
+from trajectory_pipeline.schema.enums import RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.storage.export_target import read_manifest
 from trajectory_pipeline.storage.parquet.store import hour_folder
-from trajectory_pipeline.storage.postgres.export_registry import exports_holding, stale_exports
+from trajectory_pipeline.storage.postgres.export_registry import exports_holding, forget_export, stale_exports
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline
 
 HALVES = SplitShares(0.5, 0, 0.5)
@@ -334,3 +335,21 @@ def test_what_an_erased_run_said_is_kept_in_no_group(own_story: Pipeline, tmp_pa
     )
     export_partition(parse_partition_key(run["partition_key"]), own_story.storage, one)
     assert own_story.ask(group, f"text {run['text_digest']}") == []
+
+
+def test_forgotten_dataset_of_an_asset_is_noted_again(own_story: Pipeline, tmp_path: Path) -> None:
+    one = asset(str(tmp_path))
+    export_until_nothing_is_stale(own_story, one)
+    held = splits_of(own_story)
+    assert forget_export(own_story.database, one.export.export_id)
+    assert splits_of(own_story) == {}
+    export_until_nothing_is_stale(own_story, one)
+    assert splits_of(own_story) == held
+
+
+def test_another_redaction_key_is_another_version_unless_nothing_is_redacted() -> None:
+    one = asset("/datasets")
+    other = replace(one, options=replace(one.options, redaction_key=b"another"))
+    assert one.version != other.version
+    off = [replace(each, options=replace(each.options, redaction=RedactionMode.OFF)) for each in (one, other)]
+    assert off[0].version == off[1].version

@@ -57,15 +57,18 @@ WHERE export_id = %(id)s AND partition_key <> %(key)s AND signature IS NOT NULL 
 ORDER BY run_id"""
 _HOLDING: LiteralString = """
 SELECT e.export_id, e.location, e.format, e.is_asset, e.written_at, x.run_id, x.split,
-    t.content_digest IS NOT DISTINCT FROM x.content_digest AND t.deleted_at IS NULL AS is_current
+    t.content_digest IS NOT DISTINCT FROM x.content_digest AND t.deleted_at IS NULL AS is_current,
+    t.run_id IS NULL AS is_pruned
 FROM trajectory.export_runs x JOIN trajectory.exports e USING (export_id)
 LEFT JOIN trajectory.trajectories t ON t.run_id = x.run_id
 WHERE x.run_id = ANY(%s) ORDER BY e.location, x.run_id"""
-# What is erased changes its digest; of what is deleted at the source the row says so.
+# What is erased changes its digest; of what is deleted at the source the row says so. What was pruned has no row: also
+# of a run that was deleted at the source before, nothing else is known.
 _STALE: LiteralString = """
 SELECT e.export_id, e.location, e.format, e.is_asset, e.written_at, count(x.run_id) AS runs,
     count(*) FILTER (WHERE is_erased) AS erased,
-    count(*) FILTER (WHERE t.deleted_at IS NOT NULL AND NOT is_erased) AS deleted
+    count(*) FILTER (WHERE t.deleted_at IS NOT NULL AND NOT is_erased) AS deleted,
+    count(x.run_id) FILTER (WHERE t.run_id IS NULL) AS pruned
 FROM trajectory.exports e LEFT JOIN trajectory.export_runs x USING (export_id)
 LEFT JOIN trajectory.trajectories t USING (run_id)
 CROSS JOIN LATERAL (SELECT t.erased AND t.content_digest <> x.content_digest AS is_erased) one
@@ -156,7 +159,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredExport:
-    """A dataset with how many runs it holds, and how many of these were erased, or deleted at the source, since."""
+    """A dataset with how many runs it holds, and how many of these were erased, deleted or pruned since."""
 
     export_id: str
     location: str
@@ -166,6 +169,18 @@ class RegisteredExport:
     runs: int
     erased: int
     deleted: int
+    pruned: int
+
+    @property
+    def gone(self) -> dict[str, int]:
+        """How many of its runs are gone since, by how; what is 0 is left out."""
+        counts = {"erased": self.erased, "deleted": self.deleted, "pruned": self.pruned}
+        return {how: number for how, number in counts.items() if number}
+
+
+def asset_name(form: str) -> str:
+    """Return the asset that keeps a dataset of a format up to date, as the ledger names it."""
+    return f"exports/{form}"
 
 
 def register_export(connection: psycopg.Connection, export: Export) -> None:
@@ -342,7 +357,10 @@ def forget_inputs(connection: psycopg.Connection, asset: str, partition_key: str
 
 
 def exports_holding(database: TrajectoryDatabase, run_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the datasets that hold any of these runs, a row a dataset and run."""
+    """Return the datasets that hold any of these runs, a row a dataset and run.
+
+    ``is_current``: it holds the run as it is now; ``is_pruned``: the run was pruned since.
+    """
     return database.rows(_HOLDING, [list(run_ids)])
 
 
@@ -352,14 +370,12 @@ def registered_exports(database: TrajectoryDatabase) -> list[RegisteredExport]:
 
 
 def stale_exports(database: TrajectoryDatabase) -> list[str]:
-    """Return a sentence for each dataset that holds runs that were erased or deleted since, with what to do."""
+    """Return a sentence for each dataset that holds runs that were erased, deleted or pruned since, with what to do."""
     sentences = []
     for one in registered_exports(database):
-        if not one.erased and not one.deleted:
+        if not one.gone:
             continue
-        held = " and ".join(
-            f"{number} {what}" for number, what in ((one.erased, "erased"), (one.deleted, "deleted")) if number
-        )
+        held = " and ".join(f"{number} {how}" for how, number in one.gone.items())
         if not one.is_asset:
             advice = f"delete it, export it again, or `trajectory-pipeline exports forget {one.export_id}`"
         elif ExportFormat(one.format).form.pairs:
@@ -371,11 +387,21 @@ def stale_exports(database: TrajectoryDatabase) -> list[str]:
 
 
 def forget_export(database: TrajectoryDatabase, export_id: str) -> bool:
-    """Remove a dataset's entry; whether there was one. Its files are not touched."""
+    """Remove a dataset's entry; whether there was one. Its files are not touched.
+
+    If an asset still writes it, its partitions are made again, so that they are noted again.
+    """
     with database.connect() as connection, translating_database_errors(database.url, "Forgetting an export"):
         for table in ("export_runs", "export_duplicates"):
             connection.execute(f"DELETE FROM trajectory.{table} WHERE export_id = %s".encode(), [export_id])
-        return bool(connection.execute("DELETE FROM trajectory.exports WHERE export_id = %s", [export_id]).rowcount)
+        removed = connection.execute(
+            "DELETE FROM trajectory.exports WHERE export_id = %s RETURNING format, is_asset", [export_id]
+        ).fetchone()
+        if removed is not None and removed[1]:
+            connection.execute(
+                "UPDATE trajectory.partitions SET inputs_digest = NULL WHERE asset = %s", [asset_name(removed[0])]
+            )
+        return removed is not None
 
 
 def assign_groups(database: TrajectoryDatabase, keys: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
