@@ -258,7 +258,10 @@ def own_story(story: Pipeline, make_database: Callable[[str | None], str]) -> Pi
     """A copy of the story's sink, with its labels, that a test may change."""
     copy = replace(story, database_url=make_database(urlsplit(story.database_url).path[1:]))
     # Datasets that other tests exported are noted in the story.
-    copy.do("TRUNCATE trajectory.exports, trajectory.export_runs, trajectory.export_bands, trajectory.export_groups")
+    copy.do(
+        "TRUNCATE trajectory.exports, trajectory.export_runs, trajectory.export_bands, trajectory.export_groups,"
+        " trajectory.export_duplicates"
+    )
     return copy
 
 

@@ -16,6 +16,7 @@ from trajectory_pipeline.text import pluralize
 
 if TYPE_CHECKING:
     from trajectory_pipeline.pipeline.export_pairs import FamilyPairs
+    from trajectory_pipeline.settings import Settings
 
 
 @click.group("exports")
@@ -25,7 +26,7 @@ def command() -> None:
 
 @command.command("list")
 def list_command() -> None:
-    """List every dataset that was exported, with how many runs it holds that were erased or deleted since."""
+    """List every dataset that was exported, with how many runs it holds that were erased, deleted or pruned since."""
     from trajectory_pipeline.storage.postgres.export_registry import registered_exports
 
     exports = registered_exports(open_sinks().storage.postgres)
@@ -34,7 +35,7 @@ def list_command() -> None:
         return
     # Lines, not a table: ids and places must be there whole.
     for one in exports:
-        gone = f"{one.erased} erased, {one.deleted} deleted since {one.written_at:%Y-%m-%d %H:%M}"
+        gone = f"{one.erased} erased, {one.deleted} deleted, {one.pruned} pruned since {one.written_at:%Y-%m-%d %H:%M}"
         out.print(f"{one.export_id}  {one.format}  {pluralize(one.runs, 'run')}, {gone}  {one.location}")
 
 
@@ -52,6 +53,7 @@ def holding_command(run_ids: tuple[str, ...]) -> None:
     found = exports_holding(open_sinks().storage.postgres, run_ids)
     for row in found:
         state = "as it is now" if row["is_current"] else "changed, erased or deleted since"
+        state = "pruned since" if row["is_pruned"] else state
         out.print(f"{row['run_id']}  {row['location']}  {row['format']}, {row['split']}, {state}  {row['export_id']}")
     if not found:
         err.print("No exported dataset holds any of them.")
@@ -61,12 +63,29 @@ def holding_command(run_ids: tuple[str, ...]) -> None:
 @command.command("forget")
 @click.argument("export_id")
 def forget_command(export_id: str) -> None:
-    """Forget a dataset that you deleted. Its files, if any, are not touched."""
+    """Forget a dataset that you deleted. Its files, if any, are not touched.
+
+    One that an asset keeps up to date is not forgotten: nothing would tell any more which runs it holds.
+    """
     from trajectory_pipeline.storage.postgres.export_registry import forget_export
 
-    if not forget_export(open_sinks().storage.postgres, export_id):
+    opened = open_sinks()
+    _require_no_asset(opened.settings, export_id)
+    if not forget_export(opened.storage.postgres, export_id):
         raise PipelineError(f"No dataset {export_id} is known: `trajectory-pipeline exports list` shows their ids.")
     out.print(f"{export_id} is forgotten.")
+
+
+def _require_no_asset(settings: "Settings", export_id: str) -> None:
+    from trajectory_pipeline.defs.assets.exports import export_asset_of, export_formats
+
+    for kind in export_formats(settings):
+        asset = export_asset_of(settings, kind, None)
+        if asset.export.export_id == export_id:
+            raise PipelineError(
+                f"The asset {asset.name} keeps {export_id} up to date. To end that, take {kind} out of"
+                " TRAJECTORY_EXPORTS, restart Dagster, delete the dataset, then forget it."
+            )
 
 
 @command.command("pairs")

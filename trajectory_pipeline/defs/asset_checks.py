@@ -259,13 +259,13 @@ def export_files(differing: Mapping[str, str], folders: int) -> dg.AssetCheckRes
 
 
 def export_holds_no_erased(runs: int) -> dg.AssetCheckResult:
-    """Return whether a dataset holds no run that was erased or deleted at the source since."""
+    """Return whether a dataset holds no run that was erased, deleted at the source or pruned since."""
     advice = what_to_do("Materialize what is stale of it; the export sensor, or the daily job of pairs, requests it.")
     return dg.AssetCheckResult(
         check_name=EXPORT_ERASED_NAME,
         passed=not runs,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{pluralize(runs, 'run')} erased or deleted since" if runs else "none",
+        description=f"{pluralize(runs, 'run')} erased, deleted or pruned since" if runs else "none",
         metadata={"runs": runs, **(advice if runs else {})},
     )
 

@@ -14,6 +14,7 @@ from trajectory_pipeline.exports.source import (
     ExportRun,
     Image,
     JsonObject,
+    LatestCalls,
     Parts,
     Row,
     has_only_text,
@@ -73,7 +74,7 @@ def _instructions(run: ExportRun) -> Iterator[JsonObject]:
 
 
 def _steps(run: ExportRun, files: Files) -> Iterator[JsonObject]:
-    calling: dict[str, JsonObject] = {}
+    calling = LatestCalls[JsonObject]()
     for turn, messages in run.turns():
         metrics = _metrics(turn)
         for message in messages:
@@ -87,7 +88,7 @@ def _steps(run: ExportRun, files: Files) -> Iterator[JsonObject]:
                 yield step
 
 
-def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject], files: Files) -> Iterator[JsonObject]:
+def _steps_of(run: ExportRun, message: Row, calling: LatestCalls[JsonObject], files: Files) -> Iterator[JsonObject]:
     extra = {"message_id": message["message_id"]}
     calls = message["tool_calls"] or []
     if message["role"] == "assistant" or calls:
@@ -98,8 +99,8 @@ def _steps_of(run: ExportRun, message: Row, calling: dict[str, JsonObject], file
             "tool_calls": [_call(call, number) for number, call in enumerate(calls)] or None,
             "extra": extra,
         }
-        for call in step["tool_calls"] or ():
-            calling[call["tool_call_id"]] = step
+        # Not by the number that stands for an id: a return whose id is that text answers another call.
+        calling.called((call["id"], step) for call in calls)
         yield step
     elif message["role"] in SPOKEN or has_only_text(message):
         kind = message["kind"]
@@ -142,12 +143,12 @@ def _content_part(part: str | Image, files: Files) -> JsonObject:
 
 
 def _observations(
-    results: Iterable[JsonObject], calling: dict[str, JsonObject], extra: JsonObject
+    results: Iterable[JsonObject], calling: LatestCalls[JsonObject], extra: JsonObject
 ) -> Iterator[JsonObject]:
     """Add each result to the step that called; those without one are the results of a system step."""
     others = []
     for result in results:
-        step = calling.get(result.get("source_call_id", ""))
+        step = calling.returned(result.get("source_call_id"))
         if step is None:
             others.append(result)
         else:

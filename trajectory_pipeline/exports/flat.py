@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from trajectory_pipeline.exports.source import ExportRun, JsonObject, count_images, text_of
+from trajectory_pipeline.exports.source import ExportRun, JsonObject, answers_to, count_images, text_of
 
 _TEXT, _WHOLE, _REAL, _YES = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _TIME = pa.timestamp("us", tz="UTC")
@@ -59,12 +59,7 @@ def flat_rows(run: ExportRun) -> Iterator[tuple[str, JsonObject]]:
         },
     )
     turns = list(run.turns())
-    returns = {
-        one["tool_call_id"]: one
-        for _, messages in turns
-        for message in messages
-        for one in message["tool_returns"] or ()
-    }
+    answers = iter(answers_to([message for _, messages in turns for message in messages]))
     for turn, messages in turns:
         for message in messages:
             yield (
@@ -81,8 +76,8 @@ def flat_rows(run: ExportRun) -> Iterator[tuple[str, JsonObject]]:
             )
             for one in message["tool_returns"] or ():
                 count_images(one, run.losses)
-            for call in message["tool_calls"] or ():
-                answer = returns.get(call["id"], {})
+            for call, found in zip(message["tool_calls"] or (), next(answers), strict=True):
+                answer = found or {}
                 yield (
                     "tool_calls",
                     {

@@ -75,17 +75,16 @@ class NearDuplicates:
         self._by_outcome: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
 
-    def find(self, run_id: str, outcome: str, signature: Signature) -> tuple[str, float] | None:
-        """Return the kept run that a run is most like, with the similarity; where there is none, the run is kept."""
+    def find(self, outcome: str, signature: Signature) -> tuple[str, float] | None:
+        """Return the kept run that a run is most like, with the similarity; None where there is none."""
         minhash = MinHash(_PERMUTATIONS, hashvalues=signature, scheme=_SCHEME)
         near = self._index_of(outcome).query(minhash)
         similar = [(minhash.jaccard(self._kept[other]), other) for other in near]
         similar = [one for one in similar if one[0] >= self._threshold]
-        if similar:
-            similarity, other = max(similar, key=lambda one: (one[0], one[1]))
-            return other, similarity
-        self.keep(run_id, outcome, signature)
-        return None
+        if not similar:
+            return None
+        similarity, other = max(similar, key=lambda one: (one[0], one[1]))
+        return other, similarity
 
     def keep(self, run_id: str, outcome: str, signature: Signature) -> None:
         """Keep a run, whatever it is like."""

@@ -16,6 +16,7 @@ from trajectory_pipeline.exports.source import (
     ExportRun,
     Image,
     JsonObject,
+    LatestCalls,
     NoPlace,
     Parts,
     Row,
@@ -105,7 +106,7 @@ class _Spans:
     def __init__(self, run: ExportRun, conventions: "_Conventions") -> None:
         self._run = run
         self._conventions = conventions
-        self._tools: dict[str, _Span] = {}
+        self._tools = LatestCalls[_Span]()
         self._parts: dict[str, Parts] = {}
 
     def of_run(self) -> list[_Span]:
@@ -151,13 +152,14 @@ class _Spans:
             )
             if has_only_text(message):
                 self._run.losses[f"texts of role {message['role']}"] += 1
-            for place, call in enumerate(message["tool_calls"] or ()):
-                span = self._tool_call(message, call, place)
-                if call["id"]:
-                    self._tools[call["id"]] = span
-                yield span
+            calls = [
+                (call["id"], self._tool_call(message, call, place))
+                for place, call in enumerate(message["tool_calls"] or ())
+            ]
+            self._tools.called(calls)
+            yield from (span for _, span in calls)
             for place, one in enumerate(message["tool_returns"] or ()):
-                open_span = self._tools.get(one["tool_call_id"] or "")
+                open_span = self._tools.returned(one["tool_call_id"])
                 if open_span is None:
                     # Its call was made in another run.
                     key = f"return {message['message_id']} {place}"

@@ -11,6 +11,7 @@ from trajectory_pipeline.exports.source import (
     ExportRun,
     Image,
     JsonObject,
+    LatestCalls,
     Parts,
     Row,
     has_only_text,
@@ -91,7 +92,7 @@ def _messages(run: ExportRun) -> list[JsonObject]:
     messages: list[JsonObject] = []
     if run.system_prompt is not None:
         messages.append({"id": f"{run.run_id}-instructions", "role": "system", "content": run.system_prompt})
-    called: dict[str, str | None] = {}
+    called = LatestCalls[str | None]()
     for turn, in_turn in run.turns():
         for message in in_turn:
             metadata = _present(
@@ -106,7 +107,7 @@ def _messages(run: ExportRun) -> list[JsonObject]:
     return messages
 
 
-def _messages_of(run: ExportRun, message: Row, turn: Row, called: dict[str, str | None]) -> list[JsonObject]:
+def _messages_of(run: ExportRun, message: Row, turn: Row, called: LatestCalls[str | None]) -> list[JsonObject]:
     said: list[JsonObject] = []
     calls = message["tool_calls"] or []
     if message["role"] == "assistant" or calls:
@@ -115,7 +116,7 @@ def _messages_of(run: ExportRun, message: Row, turn: Row, called: dict[str, str 
         if reasoning is not None:
             texts = [{"type": "text", "text": content}] if isinstance(content, str) else content
             content = [{"type": "reasoning", "reasoning": reasoning}, *texts]
-        called |= {call["id"]: call["name"] for call in calls if call["id"]}
+        called.called((call["id"], call["name"]) for call in calls)
         said.append(
             _present(
                 role="assistant",
@@ -137,7 +138,7 @@ def _messages_of(run: ExportRun, message: Row, turn: Row, called: dict[str, str 
                 role="tool",
                 content=_content(run.returned_parts(one)),
                 tool_call_id=one["tool_call_id"],
-                function=called.get(one["tool_call_id"] or ""),
+                function=called.returned(one["tool_call_id"]),
                 error=_error(one),
             )
         )

@@ -5,16 +5,17 @@ import binascii
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from trajectory_pipeline.partition_keys import LETTA
 
 Row = Mapping[str, Any]
 JsonObject = dict[str, Any]
+_Call = TypeVar("_Call")
 
 _KEPT = frozenset(
     {
@@ -206,6 +207,42 @@ def _tool_definition(tool: Any) -> JsonObject | None:
     parameters = function.get("parameters", function.get("input_schema"))
     described = {"name": name, "description": function.get("description"), "parameters": parameters}
     return {"type": "function", "function": {key: value for key, value in described.items() if value is not None}}
+
+
+def answers_to(messages: Sequence[Row]) -> list[list[Row | None]]:
+    """Return, for each message of a run, what answers each of its calls: the first return of its id in a later message.
+
+    Ids repeat in a run, where a provider counts calls anew in each answer. A call without an id has no answer that is
+    known. The view ``tool_calls`` and ``reading.tool_calls`` go by the same rule.
+    """
+    later: dict[str, Row] = {}
+    answers = []
+    for message in reversed(messages):
+        answers.append([later.get(call["id"]) for call in message["tool_calls"] or ()])
+        for one in reversed(message["tool_returns"] or ()):
+            if one["tool_call_id"] is not None:
+                later[one["tool_call_id"]] = one
+    return answers[::-1]
+
+
+class LatestCalls(Generic[_Call]):
+    """The last calls with each id while a run is read in order: to them belongs a return that comes next."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, list[_Call]] = {}
+
+    def called(self, calls: Iterable[tuple[str | None, _Call]]) -> None:
+        """Note the calls of a message, each with its id: they take the place of earlier ones with the same id."""
+        of_message: dict[str, list[_Call]] = {}
+        for call_id, call in calls:
+            if call_id:
+                of_message.setdefault(call_id, []).append(call)
+        self._by_id |= of_message
+
+    def returned(self, call_id: str | None) -> _Call | None:
+        """Return the call of a return; where a message made several with one id, each once, then the last of them."""
+        calls = self._by_id.get(call_id or "", [])
+        return calls.pop(0) if len(calls) > 1 else next(iter(calls), None)
 
 
 _MEDIA_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}")

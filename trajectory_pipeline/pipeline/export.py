@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -18,6 +18,7 @@ from trajectory_pipeline.exports.source import NoPlace, json_bytes
 from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
 from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
+from trajectory_pipeline.pipeline.export_duplicates import Duplicate, WrittenTexts
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun, Encoding
 from trajectory_pipeline.pipeline.export_encoding import encode_runs
 from trajectory_pipeline.pipeline.export_pairs import FamilyPairs, Pair, PairFinder
@@ -41,7 +42,6 @@ from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.storage import Storage
 
 RUNS, NEAR_DUPLICATES = "runs.jsonl", "near_duplicates.jsonl"
-SAME_TEXT, SIMILAR_TEXT = "the same text as an earlier run", "almost the same text as an earlier run"
 
 
 class NothingSelectedError(PipelineError):
@@ -152,7 +152,7 @@ def export_dataset(
     export = Export(location_of(target), options.format.value, False, plain(asdict(filters)))
     with new_dataset(target) as dataset:
         folder = dataset.folder
-        with DatasetFiles(folder) as files:
+        with DatasetFiles(folder, options.near_duplicates) as files:
             if options.format.form.pairs:
                 _write_pairs(files, storage, selected, options)
             else:
@@ -202,12 +202,10 @@ def pairs_by_family(
         NothingSelectedError: the filters select nothing.
         SinkError: a sink cannot be read.
     """
-    finder = PairFinder(folder, options.pairs_per_task)
+    # Near-duplicates are no option of counting: there is no file of them.
+    finder = PairFinder(folder, options.pairs_per_task, WrittenTexts(folder / NEAR_DUPLICATES, None))
     try:
-        left_out: Counter[str] = Counter()
-        for run in _once(
-            encode_runs(storage, options.encoding(storage), _select(storage, filters), left_out), left_out
-        ):
+        for run in encode_runs(storage, options.encoding(storage), _select(storage, filters), Counter()):
             if not isinstance(run.encoded, NoPlace):
                 finder.add(run)
         return finder.families()
@@ -227,10 +225,10 @@ def _write_runs(
 ) -> None:
     groups = groups_of({one.run_id: one.group_keys for one in selected})
     writer = files.open(options)
-    for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
+    for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
         if isinstance(run.encoded, NoPlace):
             files.left_out[run.encoded.reason] += 1
-        elif not files.is_near_duplicate(run, options.near_duplicates):
+        elif files.leave_out_duplicate(run) is None:
             group = groups[run.selected.run_id]
             split = split_of(group, options.shares, options.seed)
             files.write(writer, run, split, group)
@@ -260,30 +258,18 @@ def find_pairs(
     Raises:
         SinkError: a sink cannot be read.
     """
-    finder = PairFinder(files.folder, options.pairs_per_task)
+    finder = PairFinder(files.folder, options.pairs_per_task, files.texts)
     try:
-        for run in _once(encode_runs(storage, options.encoding(storage), selected, files.left_out), files.left_out):
+        for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
             if isinstance(run.encoded, NoPlace):
                 files.left_out[run.encoded.reason] += 1
-            elif not files.is_near_duplicate(run, options.near_duplicates):
+            else:
                 finder.add(run)
         pairs = list(finder.pairs())
         files.left_out.update(finder.left_out)
         return pairs
     finally:
         finder.close()
-
-
-def _once(runs: Iterable[EncodedRun], left_out: Counter[str]) -> Iterator[EncodedRun]:
-    """Yield runs; of those that say the same, the first."""
-    seen: set[bytes] = set()
-    for run in runs:
-        digest = bytes.fromhex(run.text_digest)
-        if digest in seen:
-            left_out[SAME_TEXT] += 1
-            continue
-        seen.add(digest)
-        yield run
 
 
 class DatasetFiles:
@@ -294,12 +280,14 @@ class DatasetFiles:
         records: by split.
         left_out: selected runs that are not there, by reason.
         losses: what the form cannot hold of those that are there.
+        texts: of the runs that are there, by which duplicates are found.
         simulated: whether any verdict there is of a simulated judge.
         signatures: of those that are there, where almost equal ones are looked for.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, near_duplicates: float | None = None) -> None:
         self.folder = folder
+        self.texts = WrittenTexts(folder / NEAR_DUPLICATES, near_duplicates)
         self.records: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
@@ -308,7 +296,6 @@ class DatasetFiles:
         self.simulated = False
         self._writers: list[Writer] = []
         self.signatures: dict[str, Any] = {}
-        self._near_duplicates: _NearDuplicates | None = None
 
     def __enter__(self) -> "DatasetFiles":
         self._runs = create_file(self.folder / RUNS)
@@ -318,8 +305,7 @@ class DatasetFiles:
         self._runs.close()
         for writer in self._writers:
             writer.close()
-        if self._near_duplicates is not None:
-            self._near_duplicates.close()
+        self.texts.close()
 
     def open(self, options: ExportOptions) -> Writer:
         """Open the writer of a format of single runs."""
@@ -351,24 +337,16 @@ class DatasetFiles:
         self._writers.append(writer)
         return writer
 
-    def is_near_duplicate(self, run: EncodedRun, threshold: float | None) -> bool:
-        """Whether a run says almost the same as one before it with the same outcome; those are named in a list."""
-        if threshold is None or not self._near_duplicates_at(threshold).finds(run):
-            return False
-        self.left_out[SIMILAR_TEXT] += 1
-        return True
-
-    def keep_elsewhere(self, run_id: str, outcome: str, signature: Any, threshold: float) -> None:
-        """Take a run of another part of the dataset for one that was before those that follow."""
-        self._near_duplicates_at(threshold).keep(run_id, outcome, signature)
-
-    def _near_duplicates_at(self, threshold: float) -> "_NearDuplicates":
-        if self._near_duplicates is None:
-            self._near_duplicates = _NearDuplicates(self.folder / NEAR_DUPLICATES, threshold)
-        return self._near_duplicates
+    def leave_out_duplicate(self, run: EncodedRun) -> Duplicate | None:
+        """Count a run as left out where one that is there says the same, or almost; returns which, or None."""
+        duplicate = self.texts.find(run)
+        if duplicate is not None:
+            self.left_out[duplicate.reason] += 1
+        return duplicate
 
     def note(self, run: EncodedRun, split: str, group: str) -> None:
         """Note that a run is there."""
+        self.texts.add(run)
         self.losses.update(run.losses)
         if run.signature is not None:
             self.signatures[run.selected.run_id] = run.signature
@@ -418,30 +396,6 @@ class DatasetFiles:
             },
             "files": {name: _described(f"{self.folder}/{name}") for name in sorted(_files_below(str(self.folder)))},
         }
-
-
-class _NearDuplicates:
-    """Finds near-duplicates and names each in a file."""
-
-    def __init__(self, path: Path, threshold: float) -> None:
-        from trajectory_pipeline.exports.near_duplicates import NearDuplicates
-
-        self._kept = NearDuplicates(threshold)
-        self._file = create_file(path)
-
-    def keep(self, run_id: str, outcome: str, signature: Any) -> None:
-        self._kept.keep(run_id, outcome, signature)
-
-    def finds(self, run: EncodedRun) -> bool:
-        similar = self._kept.find(run.selected.run_id, run.outcome, run.signature)
-        if similar is None:
-            return False
-        named = {"run_id": run.selected.run_id, "like_run_id": similar[0], "similarity": round(similar[1], 4)}
-        self._file.write(json_bytes(named) + b"\n")
-        return True
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def noted_runs(folder: Path) -> Iterator[ExportedRun]:

@@ -20,7 +20,6 @@ from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.export import (
-    SAME_TEXT,
     DatasetFiles,
     ExportOptions,
     find_pairs,
@@ -28,9 +27,12 @@ from trajectory_pipeline.pipeline.export import (
     plain,
     write_file,
 )
+from trajectory_pipeline.pipeline.export_duplicates import SIMILAR_TEXT, Duplicate
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 from trajectory_pipeline.pipeline.export_encoding import encode_runs
-from trajectory_pipeline.schema.enums import FileAccess, PartitionResult
+from trajectory_pipeline.pipeline.export_pairs import PairSide
+from trajectory_pipeline.pipeline.export_spool import EncodedRuns
+from trajectory_pipeline.schema.enums import FileAccess, PartitionResult, RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
 from trajectory_pipeline.schema.versions import EXPORT_VERSION
@@ -49,26 +51,34 @@ from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.export_registry import (
     Export,
     ExportedRun,
+    LeftOut,
     PartitionInputs,
     Signature,
+    asset_name,
     assign_groups,
     contents_digest,
     current_policy,
+    forget_erased_texts,
     forget_inputs,
+    forget_inputs_without_original,
+    held_elsewhere,
+    lock_location,
     near_elsewhere,
     partition_inputs,
+    record_left_out,
     record_runs,
     register_export,
     splits_of,
-    texts_elsewhere,
+    text_key,
 )
 from trajectory_pipeline.storage.postgres.exports import select_runs
-from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry
+from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials
 
 PAIRS = "pairs"
 """Folder of a dataset of pairs: they join runs of many partitions."""
+IN_FORMER_PARTITION = "it is still in the partition that it was in before"
 TWO_SPLITS = "it belongs together with runs of two splits"
 _RUNS_AT_ONCE = 250
 
@@ -90,7 +100,7 @@ class ExportAsset:
     @property
     def name(self) -> str:
         """The asset, as the ledger names it."""
-        return f"exports/{self.options.format.value}"
+        return asset_name(self.options.format.value)
 
     @property
     def location(self) -> str:
@@ -109,13 +119,20 @@ class ExportAsset:
             "filters": plain(asdict(self.filters)),
             "format": [self.options.format.value, self.options.writer.version],
             "shares": asdict(self.options.shares),
-            "redaction": [self.options.redaction.value, REDACTION_VERSION],
+            "redaction": [self.options.redaction.value, REDACTION_VERSION, _key_digest(self.options)],
             "reasoning": self.options.with_reasoning,
             "near_duplicates": self.options.near_duplicates,
             "location": without_credentials(self.location),
             "versions": [EXPORT_VERSION, SCHEMA_VERSION],
         }
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+def _key_digest(options: ExportOptions) -> str | None:
+    """Return a digest of the key of placeholders, by which a new one is noticed; None for the one in the database."""
+    if options.redaction is RedactionMode.OFF or not options.redaction_key:
+        return None
+    return hashlib.sha256(b"key of placeholders in exports " + options.redaction_key).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -161,12 +178,15 @@ def export_partition(
         pruned = converted.result == PartitionResult.PRUNED
         selected = [] if pruned else select_runs(database, asset.filters, key)
         with staging(asset.location) as folder:
-            with DatasetFiles(folder) as files:
-                _write(files, storage, asset, selected, key)
+            with DatasetFiles(folder, asset.options.near_duplicates) as files:
+                left_out = _write(files, storage, asset, selected, partition)
             manifest, content, sizes = _write_manifest(files, asset, len(selected))
             runs = list(noted_runs(folder))
             with translating_database_errors(database.url, f"Noting what {asset.name} {key} holds"):
-                record_runs(partition.connection, asset.export, runs, key, _signatures(files, asset, runs))
+                forget_erased_texts(partition.connection, asset.export, key)
+                were_held = record_runs(partition.connection, asset.export, runs, key, _signatures(files, asset, runs))
+                record_left_out(partition.connection, asset.export, key, left_out)
+                forget_inputs_without_original(partition.connection, asset.name, asset.export, key, were_held)
             partition.record(
                 LedgerEntry(
                     asset=asset.name,
@@ -198,10 +218,13 @@ def export_pairs(storage: Storage, asset: ExportAsset) -> ExportedPartition:
     database, options = storage.postgres, asset.options
     selected = select_runs(database, asset.filters)
     with staging(asset.location) as folder:
-        with DatasetFiles(folder) as files:
+        with DatasetFiles(folder, options.near_duplicates) as files:
             pairs = find_pairs(files, storage, selected, options)
-            keys = [[*pair.chosen.run.selected.group_keys, *pair.rejected.run.selected.group_keys] for pair in pairs]
-            groups = assign_groups(database, {str(number): own for number, own in enumerate(keys)})
+            keys = {
+                str(number): [key for side in (pair.chosen, pair.rejected) for key in _keys_of_side(side)]
+                for number, pair in enumerate(pairs)
+            }
+            groups = assign_groups(database, keys)
             lines = files.add_writer(JsonLines(folder))
             for number, pair in enumerate(pairs):
                 splits = {split_of(group, options.shares, options.seed) for group in groups[str(number)]}
@@ -273,41 +296,93 @@ def _write_manifest(
     return manifest, content, {name: entry["bytes"] for name, entry in manifest["files"].items()}
 
 
-def _write(files: DatasetFiles, storage: Storage, asset: ExportAsset, selected: list[SelectedRun], key: str) -> None:
+def _keys_of_side(side: PairSide) -> list[str]:
+    return [*side.run.selected.group_keys, text_key(side.run.text_digest)]
+
+
+def _write(
+    files: DatasetFiles,
+    storage: Storage,
+    asset: ExportAsset,
+    selected: list[SelectedRun],
+    partition: PartitionTransaction,
+) -> list[LeftOut]:
+    """Write the runs that the dataset does not hold elsewhere; returns those that it does, or almost."""
     options = asset.options
-    groups = assign_groups(storage.postgres, {one.run_id: one.group_keys for one in selected})
-    encoded = encode_runs(storage, options.encoding(storage), selected, files.left_out)
-    writer = files.open(options)
-    seen: set[str] = set()
-    for batch in _batches(encoded):
-        elsewhere = texts_elsewhere(storage.postgres, asset.export, key, [run.text_digest for run in batch])
-        _keep_elsewhere(files, storage.postgres, asset, key, batch)
-        for run in batch:
-            splits = {split_of(group, options.shares, options.seed) for group in groups[run.selected.run_id]}
-            if run.text_digest in elsewhere or run.text_digest in seen:
-                files.left_out[SAME_TEXT] += 1
-            elif isinstance(run.encoded, NoPlace):
-                files.left_out[run.encoded.reason] += 1
-            elif len(splits) > 1:
-                files.left_out[TWO_SPLITS] += 1
-            elif not files.is_near_duplicate(run, options.near_duplicates):
-                seen.add(run.text_digest)
-                (split,) = splits
-                files.write(writer, run, split, groups[run.selected.run_id][0])
+    runs = EncodedRuns(files.folder)
+    try:
+        for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
+            runs.add(run)
+        # From here to the commit, no other partition of the dataset decides what it writes. Encoding, most of the work,
+        # is done: as long as other partitions are, they are made at the same time.
+        with translating_database_errors(storage.postgres.url, f"Waiting for other partitions of {asset.name}"):
+            lock_location(partition.connection, asset.export)
+        elsewhere = _Elsewhere(files, storage.postgres, asset, partition.partition_key, runs.texts)
+        groups = _groups(storage.postgres, selected, runs.texts)
+        writer = files.open(options)
+        left_out: list[LeftOut] = []
+        for batch in _batches(iter(runs)):
+            elsewhere.look_for_near(batch)
+            for run in batch:
+                splits = {split_of(group, options.shares, options.seed) for group in groups[run.selected.run_id]}
+                if isinstance(run.encoded, NoPlace):
+                    files.left_out[run.encoded.reason] += 1
+                elif (duplicate := elsewhere.itself(run) or files.texts.find(run)) is not None:
+                    files.left_out[duplicate.reason] += 1
+                    left_out += elsewhere.left_out(run, duplicate)
+                elif len(splits) > 1:
+                    files.left_out[TWO_SPLITS] += 1
+                else:
+                    files.write(writer, run, splits.pop(), groups[run.selected.run_id][0])
+        return left_out
+    finally:
+        runs.close()
 
 
-def _keep_elsewhere(
-    files: DatasetFiles, database: TrajectoryDatabase, asset: ExportAsset, key: str, batch: Sequence[EncodedRun]
-) -> None:
-    """Have the runs of other partitions that may be almost the same as one of these count as before them."""
-    threshold = asset.options.near_duplicates
-    if threshold is None:
-        return
-    from trajectory_pipeline.exports.near_duplicates import bands_of, read_signature
+def _groups(
+    database: TrajectoryDatabase, selected: Sequence[SelectedRun], texts: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the groups of each run: of what it belongs together with, and of what it says."""
+    keys = {one.run_id: one.group_keys for one in selected}
+    for run_id, digest in texts.items():
+        keys[run_id].append(text_key(digest))
+    return assign_groups(database, keys)
 
-    bands = {band for run in batch for band in bands_of(run.signature, run.outcome, threshold)}
-    for run_id, outcome, signature in near_elsewhere(database, asset.export, key, sorted(bands)):
-        files.keep_elsewhere(run_id, outcome, read_signature(signature), threshold)
+
+class _Elsewhere:
+    """The runs that the dataset holds in its other partitions: they were there before those that are looked at."""
+
+    def __init__(
+        self, files: DatasetFiles, database: TrajectoryDatabase, asset: ExportAsset, key: str, texts: Mapping[str, str]
+    ) -> None:
+        self._files, self._database, self._asset, self._key = files, database, asset, key
+        self._held = {run.run_id: run for run in held_elsewhere(database, asset.export, key, texts)}
+        files.texts.add_elsewhere({run.text_digest: run.run_id for run in self._held.values()})
+
+    def look_for_near(self, batch: Sequence[EncodedRun]) -> None:
+        """Have the runs that may be almost the same as one of these count as before them."""
+        threshold = self._asset.options.near_duplicates
+        if threshold is None:
+            return
+        from trajectory_pipeline.exports.near_duplicates import bands_of, read_signature
+
+        bands = {band for run in batch for band in bands_of(run.signature, run.outcome, threshold)}
+        for run in near_elsewhere(self._database, self._asset.export, self._key, sorted(bands)):
+            self._held[run.run_id] = run
+            self._files.texts.add_near_elsewhere(run.run_id, run.outcome or "", read_signature(run.signature or ""))
+
+    def itself(self, run: EncodedRun) -> Duplicate | None:
+        """Return a run as its own duplicate where another partition still holds it: its hour at the source changed."""
+        run_id = run.selected.run_id
+        return Duplicate(IN_FORMER_PARTITION, run_id) if run_id in self._held else None
+
+    def left_out(self, run: EncodedRun, duplicate: Duplicate) -> Iterator[LeftOut]:
+        """Yield what to note of a run that is left out, if the run that it is like is in another partition."""
+        held = self._held.get(duplicate.kept_run_id)
+        if held is not None:
+            # Runs that say the same do so whatever came of them.
+            outcome = held.outcome if duplicate.reason == SIMILAR_TEXT else None
+            yield LeftOut(run.selected.run_id, held.run_id, held.text_digest, outcome)
 
 
 def _signatures(files: DatasetFiles, asset: ExportAsset, runs: Sequence[ExportedRun]) -> dict[str, Signature]:

@@ -64,8 +64,8 @@ class EncodedRun:
     signature: Any
 
     def without_content(self) -> "EncodedRun":
-        """Return it without what is large."""
-        return replace(self, encoded=None, signature=None)
+        """Return it without what is large; a signature has half a kilobyte."""
+        return replace(self, encoded=None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import IO
 
 from trajectory_pipeline.exports.pairs import Preference, preference
 from trajectory_pipeline.exports.source import JsonObject
+from trajectory_pipeline.pipeline.export_duplicates import WrittenTexts
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 
 NO_PARTNER = "no run of the same task with the other outcome"
@@ -66,8 +67,12 @@ class FamilyPairs:
 class PairFinder:
     """Takes runs one by one and keeps their records in a file, so that each is read once."""
 
-    def __init__(self, folder: Path, pairs_per_task: int) -> None:
-        """Keep records in a file in this folder, which has no name and goes with the process."""
+    def __init__(self, folder: Path, pairs_per_task: int, texts: WrittenTexts) -> None:
+        """Keep records in a file in this folder, which has no name and goes with the process.
+
+        ``texts`` are of the runs in pairs: what one says is in one pair only.
+        """
+        self._texts = texts
         self.left_out: Counter[str] = Counter()
         self._most = pairs_per_task
         self._records: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by ``close``
@@ -83,7 +88,10 @@ class PairFinder:
         self._tasks[asked][succeeded].append(PairSide(kept, _score(run), place))
 
     def pairs(self) -> Iterator[Pair]:
-        """Yield the surest success of each task with its surest failure, then the next two, and so on."""
+        """Yield the surest success of each task with its surest failure, then the next two, and so on.
+
+        A run that says what one in a pair says is left out; of several that say the same, the surest comes first.
+        """
         for sides in self._tasks.values():
             yield from self._pairs_of(sides)
 
@@ -95,8 +103,9 @@ class PairFinder:
         """
         families: dict[str | None, FamilyPairs] = {}
         for sides in self._tasks.values():
-            successes, failures = sorted(sides[True], key=lambda side: side.rank), sides[False]
-            family_id = (successes or failures)[0].run.selected.family_id
+            ordered = sorted(sides[True], key=lambda side: side.rank)
+            successes, failures = ({side.run.text_digest for side in sides[outcome]} for outcome in (True, False))
+            family_id = (ordered or sides[False])[0].run.selected.family_id
             family = families.setdefault(family_id, FamilyPairs(family_id))
             family.successes += len(successes)
             family.failures += len(failures)
@@ -114,16 +123,33 @@ class PairFinder:
         self._records.close()
 
     def _pairs_of(self, sides: dict[bool, list[PairSide]]) -> Iterator[Pair]:
-        best = sorted(sides[True], key=lambda side: side.rank)[: self._most]
-        worst = sorted(sides[False], key=lambda side: (side.score, side.run.selected.run_id))[: self._most]
-        matched = min(len(best), len(worst))
-        self.left_out[NO_PARTNER] += len(sides[True]) + len(sides[False]) - 2 * matched
-        for chosen, rejected in zip(best[:matched], worst[:matched], strict=True):
+        successes = deque(sorted(sides[True], key=lambda side: side.rank))
+        failures = deque(sorted(sides[False], key=lambda side: (side.score, side.run.selected.run_id)))
+        for _ in range(self._most):
+            chosen, rejected = self._next(successes), self._next(failures)
+            if chosen is None or rejected is None:
+                self.left_out[NO_PARTNER] += (chosen is not None) + (rejected is not None)
+                break
             found = preference(self._record(chosen), self._record(rejected))
             if found is None:
                 self.left_out[NO_DECISION] += 2
-            else:
-                yield Pair(chosen, rejected, found)
+                continue
+            for side in (chosen, rejected):
+                self._texts.add(side.run)
+            yield Pair(chosen, rejected, found)
+        for others in (successes, failures):
+            while self._next(others) is not None:
+                self.left_out[NO_PARTNER] += 1
+
+    def _next(self, sides: deque[PairSide]) -> PairSide | None:
+        """Take the next run that says what none in a pair says; those before it are counted."""
+        while sides:
+            side = sides.popleft()
+            duplicate = self._texts.find(side.run)
+            if duplicate is None:
+                return side
+            self.left_out[duplicate.reason] += 1
+        return None
 
     def _record(self, side: PairSide) -> JsonObject:
         start, length = side._place

@@ -61,12 +61,38 @@ EXPORT_BANDS = Table(
     indexes=(("export_id", "band"),),
 )
 
+EXPORT_DUPLICATES = Table(
+    name="export_duplicates",
+    description="Which runs an exported asset leaves out because another of its partitions holds a run that says the"
+    " same, or almost: once that one is gone, the partition is made again.",
+    row="one run that is left out of one dataset",
+    columns=postgres_only(
+        Column("export_id", STRING, "The dataset.", key=True),
+        Column("partition_key", STRING, "Dagster's partition key of the run that is left out.", key=True),
+        Column("run_id", STRING, "The run that is left out.", key=True),
+        Column("kept_run_id", STRING, "The run that the dataset holds."),
+        Column("kept_text_digest", STRING, "`text_digest` of the run that the dataset holds."),
+        Column(
+            "kept_outcome",
+            STRING,
+            "Outcome of the run that the dataset holds.",
+            null="both say the same, whatever came of them",
+        ),
+    ),
+    indexes=(("export_id", "kept_run_id"),),
+)
+
 EXPORT_GROUPS = Table(
     name="export_groups",
-    description="What keeps runs in one split: the group of each chain, conversation and task family, for good.",
-    row="one chain, conversation or task family",
+    description="What keeps runs in one split: the group of each chain, conversation, task family and text, for good.",
+    row="one chain, conversation, task family or text",
     columns=postgres_only(
-        Column("group_key", STRING, "`chain run-…`, `conversation conversation-…` or `family family-…`.", key=True),
+        Column(
+            "group_key",
+            STRING,
+            "`chain run-…`, `conversation conversation-…`, `family family-…`, or `text` and a `text_digest`.",
+            key=True,
+        ),
         Column("group_name", STRING, "Its group: the first of its keys. Splits are drawn by it."),
     ),
 )

@@ -12,7 +12,7 @@ from trajectory_pipeline.schema.bookkeeping import (
     VERDICT_LOCKS,
 )
 from trajectory_pipeline.schema.calibrations import CALIBRATIONS
-from trajectory_pipeline.schema.exports import EXPORT_BANDS, EXPORT_GROUPS, EXPORT_RUNS, EXPORTS
+from trajectory_pipeline.schema.exports import EXPORT_BANDS, EXPORT_DUPLICATES, EXPORT_GROUPS, EXPORT_RUNS, EXPORTS
 from trajectory_pipeline.schema.failure_modes import FAILURE_MODE_RUNS, FAILURE_MODES
 from trajectory_pipeline.schema.labels import LABEL_SAMPLES, LABELS
 from trajectory_pipeline.schema.quality import JUDGE_CONFUSIONS, JUDGE_QUALITY
@@ -66,6 +66,7 @@ TABLES = (
     EXPORTS,
     EXPORT_RUNS,
     EXPORT_BANDS,
+    EXPORT_DUPLICATES,
     EXPORT_GROUPS,
 )
 """In the order of the data dictionary."""

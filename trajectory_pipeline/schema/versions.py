@@ -18,5 +18,5 @@ SEARCH_TEXT_VERSION = "1"
 """Raised with any change of the search text (``search.search_text``): all texts are then made again, and those that
 differ are embedded again."""
 
-EXPORT_VERSION = "2"
+EXPORT_VERSION = "3"
 """Raised with any change of what is written of a run in any format: all partitions of exports are then made again."""

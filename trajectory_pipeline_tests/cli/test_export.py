@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from trajectory_pipeline.storage.export_target import location_of
+from trajectory_pipeline.storage.postgres.export_registry import Export, register_export, registered_exports
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
 from trajectory_pipeline_tests.cli.test_maintenance import captured
 
@@ -52,3 +54,26 @@ def test_wrong_option_is_named(run_command: Command, options: tuple[str, ...], w
     result = run_command("export", *options)
     assert (result.exit_code, words in squeezed(result)) == (2, True), result.output
     assert not (tmp_path / "x").exists()
+
+
+def test_pruned_runs_are_counted_and_named(run_command: Command, databases: dict[str, str]) -> None:
+    pipeline = captured(databases)
+    assert run_command("export", "sft", "all-runs", **databases).exit_code == 0
+    (run, *_) = pipeline.ask("SELECT run_id FROM trajectory.export_runs ORDER BY 1")
+    pipeline.do(f"DELETE FROM trajectory.trajectories WHERE run_id = '{run['run_id']}'")
+    listed = run_command("exports", "list", **databases)
+    assert "0 erased, 0 deleted, 1 pruned since" in squeezed(listed)
+    assert "pruned since" in squeezed(run_command("exports", "holding", run["run_id"], **databases))
+
+
+def test_dataset_that_an_asset_keeps_is_not_forgotten(run_command: Command, databases: dict[str, str]) -> None:
+    pipeline = captured(databases)
+    export = Export(f"{location_of(str(pipeline.folder / 'exports'))}/sft", "sft", True, {})
+    with pipeline.database.connect() as connection:
+        register_export(connection, export)
+    kept = run_command("exports", "forget", export.export_id, **databases, TRAJECTORY_EXPORTS="sft,atif")
+    assert kept.exit_code == 2
+    assert f"The asset exports/sft keeps {export.export_id} up to date. To end that, take sft out of" in squeezed(kept)
+    assert len(registered_exports(pipeline.database)) == 1
+    assert run_command("exports", "forget", export.export_id, **databases, TRAJECTORY_EXPORTS="atif").exit_code == 0
+    assert registered_exports(pipeline.database) == []

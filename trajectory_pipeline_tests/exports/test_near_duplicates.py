@@ -16,8 +16,8 @@ def run(words: list[str]) -> ExportRun:
 
 def test_run_that_differs_in_a_word_is_found_with_its_similarity() -> None:
     kept = NearDuplicates(0.9)
-    assert kept.find("run-1", "success", signature_of(run(WORDS))) is None
-    found = kept.find("run-2", "success", signature_of(run([*WORDS[:200], "other", *WORDS[201:]])))
+    kept.keep("run-1", "success", signature_of(run(WORDS)))
+    found = kept.find("success", signature_of(run([*WORDS[:200], "other", *WORDS[201:]])))
     assert found is not None
     assert found[0] == "run-1"
     # 5 of 396 sequences differ: 391 of 401.
@@ -26,7 +26,12 @@ def test_run_that_differs_in_a_word_is_found_with_its_similarity() -> None:
 
 def test_run_with_another_outcome_or_other_words_is_kept() -> None:
     kept = NearDuplicates(0.9)
-    assert kept.find("run-1", "success", signature_of(run(WORDS))) is None
-    assert kept.find("run-2", "failure", signature_of(run(WORDS))) is None
-    assert kept.find("run-3", "success", signature_of(run(WORDS[::-1]))) is None
-    assert kept.find("run-4", "success", signature_of(run([]))) is None
+    kept.keep("run-1", "success", signature_of(run(WORDS)))
+    assert kept.find("failure", signature_of(run(WORDS))) is None
+    assert kept.find("success", signature_of(run(WORDS[::-1]))) is None
+    assert kept.find("success", signature_of(run([]))) is None
+
+
+def test_run_that_was_looked_for_is_not_kept() -> None:
+    kept = NearDuplicates(0.9)
+    assert [kept.find("success", signature_of(run(WORDS))) for _ in range(2)] == [None, None]

@@ -22,6 +22,7 @@ from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.exports.splits import SplitShares
+from trajectory_pipeline.pipeline import export_encoder
 from trajectory_pipeline.pipeline.export import (
     ExportOptions,
     ExportResult,
@@ -152,6 +153,25 @@ def test_runs_with_the_same_text_are_there_once(story: Pipeline, tmp_path: Path)
         for line in lines(tmp_path / "openai")
     ]
     assert len(said) == len(set(said))
+
+
+def test_run_without_a_place_keeps_no_run_out_that_says_the_same(
+    story: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(story, tmp_path / "before", ExportFormat.KTO)
+    written = [json.loads(line) for line in (tmp_path / "before" / "runs.jsonl").read_text().splitlines()][-1]
+    (unknown, *_) = story.ask(
+        "SELECT o.run_id FROM trajectory.outcomes o JOIN trajectory.trajectories t USING (run_id)"
+        " WHERE coalesce(o.outcome, o.heuristic_outcome) = 'unknown' AND t.deleted_at IS NULL AND t.partition_key < %s"
+        " ORDER BY 1",
+        written["partition_key"],
+    )
+    digest = export_encoder.text_digest
+    same = {written["run_id"], unknown["run_id"]}
+    monkeypatch.setattr(export_encoder, "text_digest", lambda run: "ab" * 32 if run.run_id in same else digest(run))
+    export(story, tmp_path / "after", ExportFormat.KTO)
+    noted = {json.loads(line)["run_id"] for line in (tmp_path / "after" / "runs.jsonl").read_text().splitlines()}
+    assert written["run_id"] in noted
 
 
 def test_openai_chats_answer_only_calls_that_were_made(story: Pipeline, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ RELEASED = {
     "0021_export_near_duplicates.py": "e2f88686c1f8cd2341eff1332b8b28c5f8de4da7998f2a91b976d88bbd48fc66",
     "0022_run_versions.py": "5b87e649eee8226d1460d7a2101a5d244f7d44787499bff64eff7095cfc9f737",
     "0023_search_tenants.py": "7999f12cf8cd02724f7a49353d09c8f53ef0ec1e8a9b09daafe5445760d194ad",
+    "0024_export_duplicates.py": "f3ab406c4cdc248a8fbab683d79b31846e21c1b6cc0637890ba2fb6ef12236d6",
 }
 """Digest of every revision that was released, by file. Add to it; never change what is here."""
 

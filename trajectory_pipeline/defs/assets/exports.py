@@ -209,5 +209,5 @@ def _check(sinks: "Storage", asset: "ExportAsset", folders: Mapping[str, str]) -
     held = [one for one in registered_exports(sinks.postgres) if one.export_id == asset.export.export_id]
     return [
         asset_checks.export_files(differing, len(folders)),
-        asset_checks.export_holds_no_erased(sum(one.erased + one.deleted for one in held)),
+        asset_checks.export_holds_no_erased(sum(sum(one.gone.values()) for one in held)),
     ]

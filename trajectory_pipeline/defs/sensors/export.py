@@ -54,7 +54,9 @@ def build_export_sensor(settings: Settings, clock: Clock = utc_now, source: str 
         requests: list[dg.RunRequest] = []
         waiting = []
         for kind in hourly_formats(settings):
-            asset, selection = export_asset_of(settings, kind, None), [export_key(kind, source)]
+            # With the key that the asset is made with: a new one makes all of it stale.
+            asset = export_asset_of(settings, kind, settings.privacy.configured_redaction_key)
+            selection = [export_key(kind, source)]
             try:
                 sinks = storage.sinks()
                 keys = stale_partitions(sinks.postgres, asset)

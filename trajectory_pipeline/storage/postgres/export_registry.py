@@ -31,22 +31,44 @@ _COPY: LiteralString = (
     "COPY trajectory.export_runs"
     " (export_id, run_id, partition_key, content_digest, text_digest, split, outcome, signature) FROM STDIN"
 )
+_COPY_DUPLICATES: LiteralString = (
+    "COPY trajectory.export_duplicates"
+    " (export_id, partition_key, run_id, kept_run_id, kept_text_digest, kept_outcome) FROM STDIN"
+)
+_HELD_ELSEWHERE: LiteralString = """
+SELECT run_id, text_digest, outcome FROM trajectory.export_runs
+WHERE export_id = %(id)s AND partition_key <> %(key)s AND (text_digest = ANY(%(digests)s) OR run_id = ANY(%(runs)s))
+ORDER BY run_id"""
+# A run is left out for another one only as long as that one is there and says what it said.
+_FORGET_WITHOUT_ORIGINAL: LiteralString = """
+UPDATE trajectory.partitions SET inputs_digest = NULL
+WHERE asset = %(asset)s AND partition_key <> %(key)s AND partition_key IN (
+    SELECT d.partition_key FROM trajectory.export_duplicates d
+    WHERE d.export_id = %(id)s AND d.kept_run_id = ANY(%(runs)s) AND NOT EXISTS (SELECT FROM trajectory.export_runs x
+        WHERE x.export_id = d.export_id AND x.run_id = d.kept_run_id AND x.partition_key <> d.partition_key
+        AND x.text_digest = d.kept_text_digest AND (d.kept_outcome IS NULL OR x.outcome = d.kept_outcome)))"""
+_TEXT_KEYS_OF_ERASED: LiteralString = """
+SELECT 'text ' || x.text_digest FROM trajectory.export_runs x JOIN trajectory.trajectories t USING (run_id)
+WHERE x.export_id = %(id)s AND x.partition_key = %(key)s AND t.erased AND t.content_digest <> x.content_digest"""
 _NEAR: LiteralString = """
-SELECT run_id, outcome, signature FROM trajectory.export_runs
+SELECT run_id, text_digest, outcome, signature FROM trajectory.export_runs
 WHERE export_id = %(id)s AND partition_key <> %(key)s AND signature IS NOT NULL AND run_id IN (
     SELECT run_id FROM trajectory.export_bands WHERE export_id = %(id)s AND band = ANY(%(bands)s))
 ORDER BY run_id"""
 _HOLDING: LiteralString = """
 SELECT e.export_id, e.location, e.format, e.is_asset, e.written_at, x.run_id, x.split,
-    t.content_digest IS NOT DISTINCT FROM x.content_digest AND t.deleted_at IS NULL AS is_current
+    t.content_digest IS NOT DISTINCT FROM x.content_digest AND t.deleted_at IS NULL AS is_current,
+    t.run_id IS NULL AS is_pruned
 FROM trajectory.export_runs x JOIN trajectory.exports e USING (export_id)
 LEFT JOIN trajectory.trajectories t ON t.run_id = x.run_id
 WHERE x.run_id = ANY(%s) ORDER BY e.location, x.run_id"""
-# What is erased changes its digest; of what is deleted at the source the row says so.
+# What is erased changes its digest; of what is deleted at the source the row says so. What was pruned has no row: also
+# of a run that was deleted at the source before, nothing else is known.
 _STALE: LiteralString = """
 SELECT e.export_id, e.location, e.format, e.is_asset, e.written_at, count(x.run_id) AS runs,
     count(*) FILTER (WHERE is_erased) AS erased,
-    count(*) FILTER (WHERE t.deleted_at IS NOT NULL AND NOT is_erased) AS deleted
+    count(*) FILTER (WHERE t.deleted_at IS NOT NULL AND NOT is_erased) AS deleted,
+    count(x.run_id) FILTER (WHERE t.run_id IS NULL) AS pruned
 FROM trajectory.exports e LEFT JOIN trajectory.export_runs x USING (export_id)
 LEFT JOIN trajectory.trajectories t USING (run_id)
 CROSS JOIN LATERAL (SELECT t.erased AND t.content_digest <> x.content_digest AS is_erased) one
@@ -107,8 +129,37 @@ _COPIED = attrgetter(*ExportedRun.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
+class HeldRun:
+    """A run that a dataset holds in another partition than the one that is made.
+
+    Attributes:
+        outcome: None where it was exported by an older version.
+        signature: of what it says, in text; None where it was not asked for.
+    """
+
+    run_id: str
+    text_digest: str
+    outcome: str | None
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A run that a partition lacks because the dataset holds another one like it in another partition.
+
+    Attributes:
+        kept_outcome: of the other one, where the two are alike only as long as it has this outcome; else None.
+    """
+
+    run_id: str
+    kept_run_id: str
+    kept_text_digest: str
+    kept_outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredExport:
-    """A dataset with how many runs it holds, and how many of these were erased, or deleted at the source, since."""
+    """A dataset with how many runs it holds, and how many of these were erased, deleted or pruned since."""
 
     export_id: str
     location: str
@@ -118,6 +169,18 @@ class RegisteredExport:
     runs: int
     erased: int
     deleted: int
+    pruned: int
+
+    @property
+    def gone(self) -> dict[str, int]:
+        """How many of its runs are gone since, by how; what is 0 is left out."""
+        counts = {"erased": self.erased, "deleted": self.deleted, "pruned": self.pruned}
+        return {how: number for how, number in counts.items() if number}
+
+
+def asset_name(form: str) -> str:
+    """Return the asset that keeps a dataset of a format up to date, as the ledger names it."""
+    return f"exports/{form}"
 
 
 def register_export(connection: psycopg.Connection, export: Export) -> None:
@@ -127,7 +190,10 @@ def register_export(connection: psycopg.Connection, export: Export) -> None:
 
 
 def lock_location(connection: psycopg.Connection, export: Export) -> None:
-    """Wait until no other transaction holds the place of a dataset, and hold it until the end of this one."""
+    """Wait until no other transaction holds the place of a dataset, and hold it until the end of this one.
+
+    Whoever decides by what a dataset holds which runs to add must hold it from the look to the commit.
+    """
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [export.export_id])
 
 
@@ -145,13 +211,16 @@ def record_runs(
     runs: Iterable[ExportedRun],
     partition_key: str | None = None,
     signatures: Mapping[str, Signature] = MappingProxyType({}),
-) -> None:
-    """Note which runs a dataset holds now; with a partition, which of that partition; with signatures by run."""
+) -> list[str]:
+    """Note which runs a dataset holds now; with a partition, which of that partition; with signatures by run.
+
+    Returns those that it held before.
+    """
     condition: LiteralString = "" if partition_key is None else " AND partition_key = %(key)s"
-    connection.execute(
-        f"DELETE FROM trajectory.export_runs WHERE export_id = %(id)s{condition}",
+    removed = connection.execute(
+        f"DELETE FROM trajectory.export_runs WHERE export_id = %(id)s{condition} RETURNING run_id",
         {"id": export.export_id, "key": partition_key},
-    )
+    ).fetchall()
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         for run in runs:
             signature = signatures.get(run.run_id)
@@ -164,26 +233,61 @@ def record_runs(
             for run_id, signature in signatures.items():
                 for band in signature.bands:
                     copy.write_row((export.export_id, run_id, band))
+    return [row[0] for row in removed]
+
+
+def record_left_out(
+    connection: psycopg.Connection, export: Export, partition_key: str, left_out: Iterable[LeftOut]
+) -> None:
+    """Note which runs of a partition are not in a dataset because of runs in its other partitions."""
+    connection.execute(
+        "DELETE FROM trajectory.export_duplicates WHERE export_id = %s AND partition_key = %s",
+        [export.export_id, partition_key],
+    )
+    with connection.cursor() as cursor, cursor.copy(_COPY_DUPLICATES) as copy:
+        for one in left_out:
+            copy.write_row(
+                (
+                    *(export.export_id, partition_key, one.run_id),
+                    *(one.kept_run_id, one.kept_text_digest, one.kept_outcome),
+                )
+            )
+
+
+def forget_inputs_without_original(
+    connection: psycopg.Connection, asset: str, export: Export, partition_key: str, were_held: Sequence[str]
+) -> None:
+    """Note that other partitions must be made again which lack a run because of one that the dataset holds no longer.
+
+    To be called after ``record_runs``, with the runs that the partition held before.
+    """
+    parameters = {"asset": asset, "id": export.export_id, "key": partition_key, "runs": list(were_held)}
+    connection.execute(_FORGET_WITHOUT_ORIGINAL, parameters)
+
+
+def forget_erased_texts(connection: psycopg.Connection, export: Export, partition_key: str) -> None:
+    """Remove the texts of a partition's erased runs from the groups; to be called before ``record_runs``."""
+    parameters = {"id": export.export_id, "key": partition_key}
+    keys = [row[0] for row in connection.execute(_TEXT_KEYS_OF_ERASED, parameters).fetchall()]
+    if keys:
+        # Not where there are none: it would make other exports wait until this transaction ends.
+        connection.execute("DELETE FROM trajectory.export_groups WHERE group_key = ANY(%s)", [keys])
 
 
 def near_elsewhere(
     database: TrajectoryDatabase, export: Export, partition_key: str, bands: Sequence[int]
-) -> list[tuple[str, str, str]]:
-    """Return the runs with any of these bands that a dataset holds in other partitions: id, outcome, signature."""
+) -> list[HeldRun]:
+    """Return the runs with any of these bands that a dataset holds in other partitions."""
     rows = database.rows(_NEAR, {"id": export.export_id, "key": partition_key, "bands": list(bands)})
-    return [(row["run_id"], row["outcome"], row["signature"]) for row in rows]
+    return [HeldRun(**row) for row in rows]
 
 
-def texts_elsewhere(
-    database: TrajectoryDatabase, export: Export, partition_key: str, digests: Sequence[str]
-) -> set[str]:
-    """Return which of these texts a dataset holds in other partitions than this one."""
-    rows = database.rows(
-        "SELECT DISTINCT text_digest FROM trajectory.export_runs"
-        " WHERE export_id = %s AND partition_key <> %s AND text_digest = ANY(%s)",
-        [export.export_id, partition_key, list(digests)],
-    )
-    return {row["text_digest"] for row in rows}
+def held_elsewhere(
+    database: TrajectoryDatabase, export: Export, partition_key: str, texts: Mapping[str, str]
+) -> list[HeldRun]:
+    """Return what a dataset holds in other partitions of these runs and texts, which are given as digests by run."""
+    parameters = {"id": export.export_id, "key": partition_key, "digests": [*texts.values()], "runs": [*texts]}
+    return [HeldRun(**row) for row in database.rows(_HELD_ELSEWHERE, parameters)]
 
 
 def splits_of(database: TrajectoryDatabase, export: Export) -> list[str]:
@@ -253,7 +357,10 @@ def forget_inputs(connection: psycopg.Connection, asset: str, partition_key: str
 
 
 def exports_holding(database: TrajectoryDatabase, run_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the datasets that hold any of these runs, a row a dataset and run."""
+    """Return the datasets that hold any of these runs, a row a dataset and run.
+
+    ``is_current``: it holds the run as it is now; ``is_pruned``: the run was pruned since.
+    """
     return database.rows(_HOLDING, [list(run_ids)])
 
 
@@ -263,14 +370,12 @@ def registered_exports(database: TrajectoryDatabase) -> list[RegisteredExport]:
 
 
 def stale_exports(database: TrajectoryDatabase) -> list[str]:
-    """Return a sentence for each dataset that holds runs that were erased or deleted since, with what to do."""
+    """Return a sentence for each dataset that holds runs that were erased, deleted or pruned since, with what to do."""
     sentences = []
     for one in registered_exports(database):
-        if not one.erased and not one.deleted:
+        if not one.gone:
             continue
-        held = " and ".join(
-            f"{number} {what}" for number, what in ((one.erased, "erased"), (one.deleted, "deleted")) if number
-        )
+        held = " and ".join(f"{number} {how}" for how, number in one.gone.items())
         if not one.is_asset:
             advice = f"delete it, export it again, or `trajectory-pipeline exports forget {one.export_id}`"
         elif ExportFormat(one.format).form.pairs:
@@ -282,10 +387,21 @@ def stale_exports(database: TrajectoryDatabase) -> list[str]:
 
 
 def forget_export(database: TrajectoryDatabase, export_id: str) -> bool:
-    """Remove a dataset's entry; whether there was one. Its files are not touched."""
+    """Remove a dataset's entry; whether there was one. Its files are not touched.
+
+    If an asset still writes it, its partitions are made again, so that they are noted again.
+    """
     with database.connect() as connection, translating_database_errors(database.url, "Forgetting an export"):
-        connection.execute("DELETE FROM trajectory.export_runs WHERE export_id = %s", [export_id])
-        return bool(connection.execute("DELETE FROM trajectory.exports WHERE export_id = %s", [export_id]).rowcount)
+        for table in ("export_runs", "export_duplicates"):
+            connection.execute(f"DELETE FROM trajectory.{table} WHERE export_id = %s".encode(), [export_id])
+        removed = connection.execute(
+            "DELETE FROM trajectory.exports WHERE export_id = %s RETURNING format, is_asset", [export_id]
+        ).fetchone()
+        if removed is not None and removed[1]:
+            connection.execute(
+                "UPDATE trajectory.partitions SET inputs_digest = NULL WHERE asset = %s", [asset_name(removed[0])]
+            )
+        return removed is not None
 
 
 def assign_groups(database: TrajectoryDatabase, keys: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -296,7 +412,7 @@ def assign_groups(database: TrajectoryDatabase, keys: Mapping[str, Sequence[str]
 
     Args:
         database: that holds the groups.
-        keys: by run id, what it shares with others: its chain, conversation, task family.
+        keys: by run id, what it shares with others: its chain, conversation, task family, text.
     """
     if not keys:
         return {}
@@ -318,6 +434,11 @@ def assign_groups(database: TrajectoryDatabase, keys: Mapping[str, Sequence[str]
                 copy.write_row(row)
     groups = known | new
     return {run_id: tuple(sorted({groups[key] for key in own})) for run_id, own in keys.items()}
+
+
+def text_key(text_digest: str) -> str:
+    """Return what keeps runs in one split that say the same, though only one of them is there at a time."""
+    return f"text {text_digest}"
 
 
 def groups_of_new_keys(keys: Mapping[str, Sequence[str]], known: Mapping[str, str]) -> dict[str, str]:

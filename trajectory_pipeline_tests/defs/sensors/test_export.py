@@ -5,6 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
+import pytest
+from pydantic import SecretStr
 
 from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.partitions import range_tags
@@ -54,3 +56,19 @@ def test_sensor_requests_stale_partitions_until_they_are_exported(
         f" AND partition_key = '{partition_key(BUSY[1])}'",
     )
     assert requested_hours(tick_sensor(sensor, settings, instance)) == [BUSY[1]]
+
+
+def test_new_redaction_key_makes_everything_stale(
+    captured: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = ("a key of " + "0123456789abcdef" * 4, "another of " + "0123456789abcdef" * 4)
+    settings = change_settings(captured, export__formats=("sft",), privacy__redaction_key=SecretStr(key))
+    monkeypatch.setenv("TRAJECTORY_REDACTION_KEY", key)
+    sensor = build_export_sensor(settings, lambda: NOW + timedelta(days=3650))
+    job = build_defs(settings, resources_of(settings)).resolve_job_def(EXPORT_JOB)
+    tags = range_tags(BUSY[0], BUSY[-1])
+    assert job.execute_in_process(instance=instance, tags=tags, run_config=QUIET).success
+    assert tick_sensor(sensor, settings, instance).skip_message == "0 stale partitions of sft."
+    changed = change_settings(settings, privacy__redaction_key=SecretStr(other))
+    sensor = build_export_sensor(changed, lambda: NOW + timedelta(days=3650))
+    assert requested_hours(tick_sensor(sensor, changed, instance)) == BUSY

@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.export_registry import (
     Export,
+    ExportedRun,
     assign_groups,
+    exports_holding,
     forget_export,
     groups_of_new_keys,
+    record_runs,
     register_export,
     registered_exports,
+    stale_exports,
 )
 
 RUNS = st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=3), min_size=1, max_size=12)
@@ -46,3 +50,26 @@ def test_groups_are_kept_and_a_dataset_can_be_forgotten(trajectory_database: str
     assert (registered.export_id, registered.runs) == (export.export_id, 0)
     assert "secret" not in registered.location
     assert [forget_export(database, export.export_id) for _ in range(2)] == [True, False]
+
+
+def test_run_without_a_trajectory_counts_as_pruned(trajectory_database: str) -> None:
+    database = TrajectoryDatabase(trajectory_database)
+    export = Export("/datasets/x", "sft", False, {})
+    run = ExportedRun("run-1", "2026-03-01-12:00", "digest", "ab" * 32, "train", "success")
+    with database.connect() as connection:
+        register_export(connection, export)
+        record_runs(connection, export, [run])
+    (registered,) = registered_exports(database)
+    assert (registered.erased, registered.deleted, registered.pruned) == (0, 0, 1)
+    (sentence,) = stale_exports(database)
+    assert sentence.startswith("/datasets/x holds runs that are gone since it was written, 1 pruned: delete it")
+    (held,) = exports_holding(database, ["run-1"])
+    assert (held["is_current"], held["is_pruned"]) == (False, True)
+
+
+def test_dataset_without_runs_holds_none_that_was_pruned(trajectory_database: str) -> None:
+    database = TrajectoryDatabase(trajectory_database)
+    with database.connect() as connection:
+        register_export(connection, Export("/datasets/x", "sft", False, {}))
+    assert [one.gone for one in registered_exports(database)] == [{}]
+    assert stale_exports(database) == []
