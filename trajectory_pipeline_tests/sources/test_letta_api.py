@@ -11,7 +11,7 @@ import pytest
 
 from trajectory_pipeline.conversion.convert import convert_batch
 from trajectory_pipeline.errors import SourceError, WithheldDeletionsError
-from trajectory_pipeline.partition_keys import HOUR, partition_key, source_run_id
+from trajectory_pipeline.partition_keys import HOUR, at_source, floor_to_hour, partition_key, source_run_id
 from trajectory_pipeline.sources import letta_api
 from trajectory_pipeline.sources.found_runs import FoundRuns
 from trajectory_pipeline.sources.letta_api import LettaApiSource
@@ -292,11 +292,17 @@ def test_messages_and_steps_of_a_server_that_gives_smaller_pages_are_read_to_the
     assert (row["message_count"], row["step_count"]) == (62, 2)
 
 
-def test_run_without_an_agent_is_read(server: LettaServer) -> None:
+def test_run_without_an_agent_is_quarantined_alone(server: LettaServer) -> None:
     put_run(server, "a", "go", "done", FIRST, agent_id=None)
-    found = read(source(server))[1]
-    assert [row["agent_id"] for row in found.values()] == [None]
-    assert not any("/agents/" in path for path, _ in server.requests)
+    put_run(server, "b", "go", "done", FIRST)
+    hour = at_source(floor_to_hour(FIRST), NAME)
+    with source(server).snapshot() as snapshot:
+        (batch,) = snapshot.terminal_runs(hour, hour + HOUR)
+    conversion = convert_batch(batch, partition_key(hour))
+    assert [run.json_path for run in conversion.quarantined] == ["runs[cloud:run-a].agent_id"]
+    assert [row["run_id"] for row in conversion.rows] == ["cloud:run-b"]
+    # The API has no agent of such a name, and would refuse the whole run.
+    assert not any(path.endswith("/None") for path, _ in server.requests)
 
 
 def test_answer_that_breaks_off_is_asked_for_again(server: LettaServer) -> None:
