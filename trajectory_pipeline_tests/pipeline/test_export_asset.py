@@ -337,6 +337,7 @@ def test_what_an_erased_run_said_is_kept_in_no_group(own_story: Pipeline, tmp_pa
     assert own_story.ask(group, f"text {run['text_digest']}") == []
 
 
+@pytest.mark.heavy
 def test_forgotten_dataset_of_an_asset_is_noted_again(own_story: Pipeline, tmp_path: Path) -> None:
     one = asset(str(tmp_path))
     export_until_nothing_is_stale(own_story, one)

@@ -347,6 +347,7 @@ class SourceConformance:
         assert not sinks.quarantine()
         assert "mended" in texts_of(sinks.rows()[world.run_id("bad")])
 
+    @pytest.mark.heavy
     def test_damage_to_what_was_captured_removes_and_repeats_nothing(self, world: World, sinks: Sinks) -> None:
         if world.proves_deletions:
             return  # A database is damaged as a whole, if at all.
