@@ -180,13 +180,14 @@ def _policy_status(database: TrajectoryDatabase, quality: QualitySettings) -> st
     """Return whether the current policy has passed its gates, as a sentence."""
     if missing_packages():
         return "Whether the judge can be trusted was not measured."
-    if current_policy(database) is None:
+    policy = current_policy(database)
+    if policy is None:
         # Without importing what measures it, which takes two seconds.
         return ""
     from trajectory_pipeline.pipeline.verdict_quality import policy_gates
     from trajectory_pipeline.quality.gates import Bars
 
-    status = policy_gates(database, Bars(**quality.model_dump()))
+    status = policy_gates(database, Bars(**quality.model_dump()), policy)
     if status is None:
         return ""
     return f"The judge's policy {status.policy_id}: gates {status.result.value.replace('_', ' ')}."

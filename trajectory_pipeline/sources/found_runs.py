@@ -54,6 +54,10 @@ class FoundRun:
     problem: BadRecord | None = None
 
 
+class RefusedRunError(SourceError):
+    """Raised by ``FoundRun.read``: the source answers, and does not show this run; others may be read."""
+
+
 def unreadable(native_id: str, record: BadRecord, at: datetime) -> FoundRun:
     """Return what stands for a run that cannot be read now: it is quarantined, with the place.
 
@@ -189,9 +193,7 @@ class FoundRuns:
             if found and (len(found) >= ROWS_PER_BATCH or size + run.size > BYTES_PER_BATCH):
                 yield self._batch(found)
                 found, size = [], 0
-            found.append((run, row := self._row(run)))
-            if row["run_id"] == f"{run_id}{UNREADABLE}":
-                self._refused.add(run_id)
+            found.append((run, self._row(run)))
             size += run.size
         if found:
             yield self._batch(found)
@@ -200,6 +202,11 @@ class FoundRuns:
         """Return a run's row; of one whose records are so odd that reading them fails, what quarantines it alone."""
         try:
             return raw_row(self.source, run.read())
+        except RefusedRunError as error:
+            self._refused.add(source_run_id(self.source, run.native_id))
+            place = f"{self.described}: {run.native_id}"
+            record = BadRecord(place, f"cannot be read: {error}")
+            return raw_row(self.source, unreadable(run.native_id, record, run.ended_at).read())
         except SourceError:
             raise
         except OSError as error:

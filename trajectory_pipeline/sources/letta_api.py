@@ -22,7 +22,7 @@ import httpx2
 from trajectory_pipeline.errors import SourceError
 from trajectory_pipeline.schema.raw import TERMINAL_STATUSES
 from trajectory_pipeline.source_protocol import SourceIdentity
-from trajectory_pipeline.sources.found_runs import UNREADABLE, FoundRun, FoundRuns, utc_now
+from trajectory_pipeline.sources.found_runs import FoundRun, FoundRuns, RefusedRunError, utc_now
 from trajectory_pipeline.sources.raw_rows import (
     Row,
     RunRows,
@@ -36,7 +36,6 @@ from trajectory_pipeline.sources.raw_rows import (
     tool_call,
     tool_return,
     unreadable_message,
-    unreadable_run,
     utc_time,
     whole,
 )
@@ -168,7 +167,7 @@ class LettaApiSource:
                     continue
                 version = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
                 agent_id = row["agent_id"] if isinstance(row.get("agent_id"), str) else None
-                read = partial(_rows_or_why_not, api, row, agents)
+                read = partial(_rows, api, row, agents)
                 found.append(FoundRun(run_id, at, version, read, agent_id=agent_id))
             yield FoundRuns(
                 source=self.name,
@@ -276,7 +275,7 @@ class _Api:
         """Return what a path answers; None for 404 where that is allowed.
 
         Raises:
-            SourceError: the server cannot be reached, or refuses all requests; ``_RefusedRequestError``: this one.
+            SourceError: the server cannot be reached, or refuses all requests; ``RefusedRunError``: this one.
         """
         problem = ""
         for attempt in range(TRIES):
@@ -302,13 +301,13 @@ class _Api:
                     " TRAJECTORY_LETTA_API_KEY."
                 )
             if response.status_code != httpx2.codes.OK:
-                raise _RefusedRequestError(_refusal(self.source, response.status_code, path))
+                raise RefusedRunError(_refusal(self.source, response.status_code, path))
             try:
                 return response.json()
             except ValueError:
                 raise SourceError(f"{self.source.described}{path} gave no JSON: is it a Letta server?") from None
         if self.walk.answered:
-            raise _RefusedRequestError(_refusal(self.source, httpx2.codes.INTERNAL_SERVER_ERROR, path))
+            raise RefusedRunError(_refusal(self.source, httpx2.codes.INTERNAL_SERVER_ERROR, path))
         raise SourceError(
             f"{self.source.described}{path} {problem}, {TRIES} times. What was read is kept, and the next reading goes"
             " on from there. Is the server running, and its address in TRAJECTORY_SOURCES right?"
@@ -322,10 +321,6 @@ class _Api:
         time.sleep(max(turn - now, 0.0))
 
 
-class _RefusedRequestError(SourceError):
-    """The server answers, and not this request: another run may be read."""
-
-
 def _refusal(source: LettaApiSource, status: int, path: str) -> str:
     return f"{source.described} answered {status} to {path}: see its log."
 
@@ -335,18 +330,6 @@ def _retry_after(header: str | None, attempt: int) -> float:
         return min(float(header or 2**attempt), LONGEST_WAIT_SECONDS)
     except ValueError:
         return float(2**attempt)
-
-
-def _rows_or_why_not(api: _Api, row: Row, agents: dict[str, Row | None]) -> RunRows:
-    """Return a run's rows; of one that the server refuses to show, what quarantines it alone.
-
-    Under another id, so that what was captured of it before stays.
-    """
-    try:
-        return _rows(api, row, agents)
-    except _RefusedRequestError as error:
-        run_id = str(row["id"])
-        return unreadable_run(f"{run_id}{UNREADABLE}", f"{api.source.described}: {run_id}", f"cannot be read: {error}")
 
 
 def _rows(api: _Api, row: Row, agents: dict[str, Row | None]) -> RunRows:

@@ -32,6 +32,6 @@ def test_run_with_another_outcome_or_other_words_is_kept() -> None:
     assert kept.find("success", signature_of(run([]))) is None
 
 
-def test_run_that_was_looked_for_is_not_kept() -> None:
+def test_find_stores_no_run() -> None:
     kept = NearDuplicates(0.9)
     assert [kept.find("success", signature_of(run(WORDS))) for _ in range(2)] == [None, None]

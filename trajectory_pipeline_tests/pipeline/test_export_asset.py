@@ -323,7 +323,7 @@ def test_two_partitions_at_once_do_not_both_take_runs_that_say_the_same(
     assert sum(each.manifest["left_out"].get(SAME_TEXT, 0) for each in done) >= 1
 
 
-def test_what_an_erased_run_said_is_kept_in_no_group(own_story: Pipeline, tmp_path: Path) -> None:
+def test_text_of_an_erased_run_stays_in_no_group(own_story: Pipeline, tmp_path: Path) -> None:
     one = asset(str(tmp_path))
     export_until_nothing_is_stale(own_story, one)
     (run, *_) = own_story.ask("SELECT run_id, partition_key, text_digest FROM trajectory.export_runs ORDER BY 1")
