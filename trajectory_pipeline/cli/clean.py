@@ -37,5 +37,5 @@ def remove_data(folder: Path) -> None:
     for name in ("parquet", "exports", "dagster"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in ("dagster.log", "dagster.log.1", "service.log", "service.log.1"):
+    for name in ("dagster.log", "dagster.log.1", "service.log"):
         (folder / name).unlink(missing_ok=True)

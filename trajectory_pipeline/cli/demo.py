@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -58,7 +58,11 @@ from trajectory_pipeline.storage.postgres.judge_quality import read_quality
 from trajectory_pipeline.storage.postgres.labels import write_labels
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
-from trajectory_pipeline.storage.postgres.summaries import summarize_runs, trajectories_by_partition
+from trajectory_pipeline.storage.postgres.summaries import (
+    has_other_trajectories,
+    summarize_runs,
+    trajectories_by_partition,
+)
 from trajectory_pipeline.text import pluralize
 from trajectory_pipeline.urls import describe_postgres
 
@@ -129,15 +133,12 @@ def _run_demo(*, stay: bool, port: int) -> bool:
             stack.callback(databases.release)
             os.environ.update(databases.environment())
             migrate(databases.database_url)
+            opened = open_connections()
+            _refuse_other_trajectories(opened)
             sample = STORY.load(databases.letta_url, create_database=True, report=report)
         terminal = STORY.terminal_run_ids() - sample.deleted
         _start_judge(stack)
         opened = open_connections()
-        if not sample.already_loaded and trajectories_by_partition(opened.storage.postgres):
-            raise PipelineError(
-                f"{opened.settings.storage.data_folder} holds trajectories that are not the demonstration's: unset"
-                " TRAJECTORY_DATA_FOLDER."
-            )
         data_folder = opened.settings.storage.data_folder
         with step("Dagster's storage"):
             prepare_storage(dagster_home(data_folder), os.environ["DAGSTER_PG_URL"])
@@ -188,6 +189,24 @@ def _forget_other_settings() -> Path:
     if not os.environ.get(_DATA_FOLDER):
         os.environ[_DATA_FOLDER] = str(DEMO_FOLDER)
     return Path(os.environ[_DATA_FOLDER])
+
+
+def _refuse_other_trajectories(opened: Connections) -> None:
+    """Refuse a folder that holds trajectories of other runs than the samples'.
+
+    Raises:
+        PipelineError: it does; nothing was loaded.
+    """
+    ids = set(STORY.terminal_run_ids())
+    for source in opened.others():
+        with source.snapshot() as snapshot:
+            hours = snapshot.runs_by_hour()
+            ids |= {run_id for hour in hours for run_id in snapshot.run_ids(hour, hour + timedelta(hours=1))}
+    if has_other_trajectories(opened.storage.postgres, sorted(ids)):
+        raise PipelineError(
+            f"{opened.settings.storage.data_folder} holds trajectories that are not the demonstration's: unset"
+            " TRAJECTORY_DATA_FOLDER."
+        )
 
 
 def _materialize_others(opened: Connections) -> dict[str, str]:

@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from trajectory_pipeline.cli import demo
+from trajectory_pipeline.databases import TRAJECTORY_DATABASE
+from trajectory_pipeline.demo import embedded_postgres
 from trajectory_pipeline.settings import setting_fields
+from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline_tests.cli.conftest import Command, squeezed
+from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_runs
 
 OURS = {*setting_fields(), "DAGSTER_HOME"}
 
@@ -54,7 +59,23 @@ def test_clean_leaves_only_what_it_did_not_make(run_command: Command, tmp_path: 
     for name in ("parquet/trajectories/part-0.parquet", "exports/sft/train.jsonl", "mine/notes.txt"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("x")
-    for name in ("dagster.log", "service.log", "service.log.1"):
+    for name in ("dagster.log", "service.log"):
         (folder / name).write_text("x")
     assert run_command("clean", "--yes").exit_code == 0
     assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == ["mine", "mine/notes.txt"]
+
+
+@pytest.mark.heavy
+def test_demo_refuses_a_folder_with_other_trajectories_however_often_it_is_tried(
+    run_command: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    with embedded_postgres.start(folder / "postgres") as server:
+        server.ensure_database(TRAJECTORY_DATABASE)
+        migrate(server.url(TRAJECTORY_DATABASE))
+        with psycopg.connect(server.url(TRAJECTORY_DATABASE)) as connection:
+            add_runs(connection, [Run("run-mine", "refund of a late parcel")])
+        for _ in range(2):
+            result = run_command("demo", "--once", TRAJECTORY_DATA_FOLDER=folder)
+            assert result.exit_code == 2
+            assert "holds trajectories that are not the demonstration's: unset" in squeezed(result)

@@ -93,6 +93,12 @@ def trajectories_by_partition(database: TrajectoryDatabase) -> dict[str, int]:
     return {row["partition_key"]: row["runs"] for row in rows}
 
 
+def has_other_trajectories(database: TrajectoryDatabase, run_ids: Sequence[str]) -> bool:
+    """Whether there is a trajectory of another run than these."""
+    statement = "SELECT EXISTS (SELECT FROM trajectory.trajectories WHERE NOT run_id = ANY(%s)) AS found"
+    return bool(database.rows(statement, [list(run_ids)])[0]["found"])
+
+
 def count_trajectories(database: TrajectoryDatabase, partition_keys: Sequence[str]) -> int:
     """Return how many trajectories these partitions have."""
     statement = "SELECT count(*) AS runs FROM trajectory.trajectories WHERE partition_key = ANY(%s)"
