@@ -23,7 +23,7 @@ AT = "~"
 """Between the hour and the source in a key, and in the name of a folder: unreserved in URLs, no sign of a login."""
 
 _LONGEST_ID = 1000
-"""Bytes of an id: an index of Postgres holds no row of more than 2,700, and some hold two ids."""
+"""Bytes of an id: an index of Postgres holds no row of more than 2,704, and some hold two ids."""
 _ID_HEAD, _ID_TAIL = 700, 60
 """Bytes at the start, and characters at the end, that are kept of a longer one: its end may say what it is."""
 

@@ -123,6 +123,8 @@ def convert_run(raw: Mapping[str, Any], partition_key: str) -> Row:
     row = summary_row(
         RunFacts(
             run_id=run["id"],
+            agent_id=run["agent_id"],
+            organization_id=run["organization_id"],
             status=run["status"],
             stop_reason=run["stop_reason"],
             conversation_id=run["conversation_id"],

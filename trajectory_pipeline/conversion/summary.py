@@ -1,7 +1,7 @@
 """The columns of a trajectory that sum up its run, from facts that both converters collect."""
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,16 @@ from trajectory_pipeline.conversion.signals import compute_signals
 from trajectory_pipeline.conversion.tools import ToolUse
 from trajectory_pipeline.conversion.usage import MAX_COUNT, TOKEN_COLUMNS
 from trajectory_pipeline.lossless_json import ConversionError
+from trajectory_pipeline.partition_keys import storable_id
 
 _TRAJECTORY_IDS = uuid.UUID("8f0d9d1e-6f5b-5e0a-9c39-3f0f6a0a7b11")
 """Namespace of trajectory ids; never changed, so that a run's trajectory id stays the same."""
 
 MAX_COST = 10**9
 """``cost_usd`` has nine digits before the point."""
+
+MOST_ID_BYTES = 2_070
+"""Of the ids of a run in one index: a row of it has 2,704 bytes at most, and may hold an embedding beside them."""
 
 Row = dict[str, Any]
 
@@ -30,6 +34,8 @@ class RunFacts:
     """
 
     run_id: str
+    agent_id: str
+    organization_id: str | None
     status: str
     stop_reason: str | None
     conversation_id: str | None
@@ -49,7 +55,13 @@ class RunFacts:
 
 
 def summary_row(facts: RunFacts) -> Row:
-    """Return the columns of ``TRAJECTORIES`` that rules give, but ``content_digest``."""
+    """Return the columns of ``TRAJECTORIES`` that rules give, but ``content_digest``.
+
+    Raises:
+        ConversionError: the ids are too long for an index.
+    """
+    conversation_id = facts.conversation_id or _only(facts.conversation_ids)
+    _reject_long_ids(facts, conversation_id)
     tools = facts.tools
     run_type = facts.metadata.get("run_type")
     error = run_error(facts.metadata.get("error"), facts.last_step)
@@ -73,15 +85,15 @@ def summary_row(facts: RunFacts) -> Row:
     outcome = doubted(outcome, signals)
     return {
         "trajectory_id": str(uuid.uuid5(_TRAJECTORY_IDS, facts.run_id)),
-        "conversation_id": facts.conversation_id or _only(facts.conversation_ids),
+        "conversation_id": conversation_id,
         "run_type": run_type if isinstance(run_type, str) else None,
         "error": None if error is None else error._asdict(),
         "step_count": len(facts.models),
         "message_count": facts.message_count,
-        "tools_used": tools.used(),
+        "tools_used": _indexed(tools.used()),
         "tools_requested": tools.requested(),
         "tools_denied": tools.denied(),
-        "models": list(dict.fromkeys([model for model in facts.models if model is not None])),
+        "models": _indexed(dict.fromkeys([model for model in facts.models if model is not None])),
         "execution_status": outcome.status.value,
         "execution_cause": outcome.cause and outcome.cause.value,
         "heuristic_outcome": outcome.outcome.value,
@@ -94,6 +106,25 @@ def summary_row(facts: RunFacts) -> Row:
 def _only(values: Collection[str | None]) -> str | None:
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None
+
+
+def _indexed(names: Iterable[str]) -> list[str]:
+    """Return names as an index can hold them; the document has each as it is."""
+    return list(dict.fromkeys(map(storable_id, names)))
+
+
+def _reject_long_ids(facts: RunFacts, conversation_id: str | None) -> None:
+    # As the indexes of trajectories hold them together.
+    for ids in (
+        {"id": facts.run_id, "agent_id": facts.agent_id, "organization_id": facts.organization_id},
+        {"agent_id": facts.agent_id, "conversation_id": conversation_id},
+    ):
+        size = sum(len(value.encode()) for value in ids.values() if value is not None)
+        if size > MOST_ID_BYTES:
+            raise ConversionError(
+                f"runs[{facts.run_id}].{'+'.join(ids)}",
+                f"have {size:,} bytes together, and an index can hold {MOST_ID_BYTES:,}",
+            )
 
 
 def reject_out_of_range(row: Row, path: str) -> None:

@@ -43,6 +43,7 @@ _NO_AGENT = "the agent is gone, or has none"
 _OTHER_PART = "another type of part"
 _OLDER_VERSION = "written by an older version"
 _COMPLETE = "the other fields hold all of it"
+_LONG_NAMES = "Of a name of more than 1,000 bytes it has the start, a digest and the end; the document has all of it."
 
 CONTENT_PART = (
     Column(
@@ -264,10 +265,10 @@ _METADATA = in_document(
         "tools_used",
         STRINGS,
         "Tools that ran in this run, in order of first use: of its calls that waited for no approval, and of its"
-        " returns; denied calls excepted.",
+        f" returns; denied calls excepted. {_LONG_NAMES}",
         source="messages.tool_calls, tool_returns and name; tool_calls of the run that asked",
     ),
-    Column("models", STRINGS, "Models of own steps, in order of first use.", source="steps.model"),
+    Column("models", STRINGS, f"Models of own steps, in order of first use. {_LONG_NAMES}", source="steps.model"),
     *(
         tokens(f"{kind}_tokens", "Sum over own steps.", source=f"steps.{name}_tokens")
         for kind, name in (("input", "prompt"), ("output", "completion"), ("total", "total"))

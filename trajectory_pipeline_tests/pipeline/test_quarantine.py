@@ -5,6 +5,7 @@ never quarantined: lone surrogates and ``\u0000`` are escaped in documents, and 
 """
 
 import json
+import secrets
 from datetime import datetime
 from typing import Any
 
@@ -185,3 +186,52 @@ def test_large_texts_and_scripts_pass_unchanged(pipeline: Pipeline) -> None:
 def test_hour_of_these_tests_is_in_the_sample() -> None:
     assert isinstance(HOUR, datetime)
     assert RUNS > 2
+
+
+LONG = secrets.token_hex(6_000)
+"""No compression makes it fit into an index of Postgres."""
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (f"agent_id = '{LONG[:1_500]}', organization_id = '{LONG[:1_500]}'", "id+agent_id+organization_id"),
+        (f"agent_id = '{LONG[:1_500]}', conversation_id = '{LONG[:1_500]}'", "agent_id+conversation_id"),
+    ],
+)
+def test_run_whose_ids_no_index_can_hold_is_quarantined_alone(pipeline: Pipeline, change: str, path: str) -> None:
+    run_id, _, _ = a_message(pipeline)
+    with psycopg.connect(pipeline.letta_url) as source:
+        source.execute("SET session_replication_role = replica")
+        source.execute(f"UPDATE runs SET {change} WHERE id = %s".encode(), [run_id])
+    (result,) = pipeline.capture(HOUR)
+    assert (result.row_balance.trajectories, result.row_balance.quarantined) == (RUNS - 1, 1)
+    row = only(quarantine(pipeline))
+    assert (row["run_id"], row["json_path"]) == (run_id, f"runs[{run_id}].{path}")
+    assert "bytes together, and an index can hold 2,070" in row["error"]
+
+
+def test_names_that_no_index_can_hold_are_whole_in_the_document_and_short_in_the_lists(pipeline: Pipeline) -> None:
+    """A model may call a tool that it makes up, by any name: that cost all runs of the hour."""
+    run_id, _, _ = a_message(pipeline)
+    calls = json.dumps([{"id": "call-1", "type": "function", "function": {"name": LONG, "arguments": "{}"}}])
+    with psycopg.connect(pipeline.letta_url) as source:
+        message = "SELECT min(id) FROM messages WHERE run_id = %s AND role = 'assistant'"
+        source.execute(f"UPDATE messages SET tool_calls = %s::json WHERE id = ({message})".encode(), [calls, run_id])
+        source.execute("UPDATE steps SET model = %s WHERE run_id = %s", [LONG, run_id])
+    (result,) = pipeline.capture(HOUR)
+    assert (result.row_balance.trajectories, result.row_balance.quarantined) == (RUNS, 0)
+    trajectory = pipeline.trajectory(run_id)
+    assert trajectory is not None
+    for names in (trajectory["tools_used"], trajectory["models"]):
+        (short,) = [name for name in names if name.startswith(LONG[:100])]
+        assert short.endswith(LONG[-50:])
+        assert len(short) < 1_000
+    assert LONG in {turn["model"] for turn in trajectory["data"]["turns"]}
+    calls_made = [
+        call["function"]["name"]
+        for turn in trajectory["data"]["turns"]
+        for message in turn["messages"]
+        for call in message.get("tool_calls") or ()
+    ]
+    assert LONG in calls_made

@@ -320,6 +320,8 @@ class ColumnarRuns:
                 values = summary_row(
                     RunFacts(
                         run_id=runs["id"][run],
+                        agent_id=runs["agent_id"][run],
+                        organization_id=runs["organization_id"][run],
                         status=runs["status"][run],
                         stop_reason=runs["stop_reason"][run],
                         conversation_id=runs["conversation_id"][run],
