@@ -37,7 +37,7 @@ from trajectory_pipeline.demo.embedded_postgres import EmbeddedServer
 from trajectory_pipeline.schema.enums import TokenScope
 from trajectory_pipeline.search.embedding_models.wordllama import load_wordllama, wordllama_model
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index
+from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_indexes
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.service_access import Tenants
 from trajectory_pipeline.storage.postgres.service_tokens import create_token
@@ -70,7 +70,7 @@ def fill(server: EmbeddedServer, folder: Path, rows: int, report: Callable[[str]
         multiply_search(connection, given, rows, load_wordllama().embed, wordllama_model().model_id)
         report("… and the index of these.")
         connection.execute(f"ALTER DATABASE {_DATABASE} SET maintenance_work_mem = '1GB'".encode())
-        ensure_meaning_index(TrajectoryDatabase(url))
+        ensure_meaning_indexes(TrajectoryDatabase(url))
         connection.execute(f"ALTER DATABASE {_DATABASE} RESET maintenance_work_mem".encode())
         connection.execute("CHECKPOINT")
     return url

@@ -2,7 +2,7 @@
 
 from trajectory_pipeline.pipeline.task_families import update_task_families
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index
+from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_indexes
 
 
 def keep_search(database: TrajectoryDatabase) -> int:
@@ -11,5 +11,5 @@ def keep_search(database: TrajectoryDatabase) -> int:
     Raises:
         SinkError: the database cannot be read or refuses.
     """
-    ensure_meaning_index(database)
+    ensure_meaning_indexes(database)
     return update_task_families(database)

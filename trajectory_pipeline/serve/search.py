@@ -176,7 +176,7 @@ def find(service: Service, access: Access, query: SearchQuery, ask: Callable[...
                 filters,
                 mode=query.mode,
                 query_vector=vector,
-                frequencies=service.frequencies,
+                recent=service.recent_counts,
             )
         except QueryError as error:
             # Raised outside: an error inside would cost the connection.

@@ -13,9 +13,9 @@ from trajectory_pipeline.serve.redacted import remembering
 from trajectory_pipeline.serve.token_lookup import TokenLookup
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
+from trajectory_pipeline.storage.postgres.recent_counts import RecentCounts
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase
 from trajectory_pipeline.storage.postgres.service_tokens import complete_service_role
-from trajectory_pipeline.storage.postgres.word_frequencies import RecentFrequencies
 from trajectory_pipeline.storage.storage import Storage
 
 QUERY_TIMEOUT_SECONDS = 10.0
@@ -44,7 +44,7 @@ class Service:
     embed: Callable[[str], QueryEmbedding] | None = None
     metrics: Metrics = field(default_factory=Metrics)
     documents: RecentDocuments = field(default_factory=RecentDocuments)
-    frequencies: RecentFrequencies = field(default_factory=RecentFrequencies)
+    recent_counts: RecentCounts = field(default_factory=RecentCounts)
     tokens: TokenLookup = field(init=False)
 
     def __post_init__(self) -> None:

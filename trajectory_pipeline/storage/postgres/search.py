@@ -27,14 +27,10 @@ from trajectory_pipeline.search.snippet import snippet
 from trajectory_pipeline.storage.postgres.current_verdicts import OUTCOMES
 from trajectory_pipeline.storage.postgres.meaning_index import SPACE, CurrentModel, SearchedSpace, as_space, find_space
 from trajectory_pipeline.storage.postgres.pgvector import PgVector
+from trajectory_pipeline.storage.postgres.recent_counts import RecentCounts
 from trajectory_pipeline.storage.postgres.search_filters import SearchFilters, filter_conditions, tenant_conditions
 from trajectory_pipeline.storage.postgres.service_role import NEWEST_WITH_WORDS, ROLE
-from trajectory_pipeline.storage.postgres.word_frequencies import (
-    READ_WORDS,
-    Frequency,
-    RecentFrequencies,
-    document_frequencies,
-)
+from trajectory_pipeline.storage.postgres.word_frequencies import READ_WORDS, Frequency, document_frequencies
 
 SearchMode = Literal["hybrid", "words", "meaning"]
 """Both lists, fused; or one of them."""
@@ -44,6 +40,8 @@ _DEPTH = 100
 """Places of each list that are fused, at the least."""
 EXACT_RUNS = 20_000
 """Up to so many runs that pass the filters, both lists are made from all of them."""
+EXACT_RUNS_OF_ORGANIZATION = 60_000
+"""The same of whole organizations by meaning, where an index holds the embeddings of each together."""
 EXACT_RUNS_BESIDE_INDEX = 5_000
 """The same where an index has all that is asked for: it answers sooner than more runs can be looked up."""
 RANKED_MATCHES = 300
@@ -192,15 +190,20 @@ SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
-# Without reading all runs too: the nearest that are not deleted.
+# Without reading all runs too: the nearest that are not deleted, among the nearest ones.
 _NEAREST_OF_WHOLE = """
 SELECT e.run_id, e.distance FROM (
     SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
     FROM trajectory.trajectory_embeddings e
     WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
-    ORDER BY distance, e.run_id OFFSET 0) e
+    ORDER BY distance, e.run_id LIMIT %(looked_at)s OFFSET 0) e
 CROSS JOIN LATERAL ({runs} AND t.run_id = e.run_id OFFSET 0) t
 ORDER BY e.distance, e.run_id LIMIT %(depth)s"""
+_NEAREST_WITH_DELETED = """
+SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
+FROM trajectory.trajectory_embeddings e
+WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
+ORDER BY distance, e.run_id LIMIT %(depth)s"""
 # Runs that do not pass the filters are passed over until there are enough, or 20,000 were looked at. In strict order,
 # the index would leave out what it finds late, which is up to half of the nearest where few pass.
 _INDEX_SCAN = """
@@ -234,6 +237,7 @@ class _Scope:
         filtered: whether anything but deleted runs is left out.
         filters: what is asked for.
         whole: whether these are all runs of agents or organizations.
+        of_organizations: whether these are all runs of organizations, of whichever agent.
         only_tenants: whether these are all runs of the client's tenants.
         of_client: the same query without the client's tenants.
         narrowed: whether a contrast asks for one outcome of many of them.
@@ -244,6 +248,7 @@ class _Scope:
     filtered: bool
     filters: SearchFilters
     whole: bool
+    of_organizations: bool
     only_tenants: bool
     of_client: str
     narrowed: bool = False
@@ -290,18 +295,22 @@ class _Found:
     by_meaning: Mapping[str, float]
     few: int | None = None
 
-    def items(self, k: int | None = None) -> dict[str, dict[str, Any]]:
-        """Return the first runs, each with the fields of a hit that say why it is where it is."""
-        places = [{run_id: place for place, run_id in enumerate(one, 1)} for one in (self.by_words, self.by_meaning)]
+    def items(self, k: int) -> dict[str, dict[str, Any]]:
+        """Return the first runs, each with its ranking."""
+        return self.rankings(islice(self.scores, k))
+
+    def rankings(self, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the fields of a hit that say why a run is where it is, for some of the runs."""
+        words_ranks, meaning_ranks = _ranks(self.by_words), _ranks(self.by_meaning)
         return {
             run_id: {
-                "score": score,
-                "words_rank": places[0].get(run_id),
+                "score": self.scores[run_id],
+                "words_rank": words_ranks.get(run_id),
                 "words_score": self.by_words.get(run_id),
-                "meaning_rank": places[1].get(run_id),
+                "meaning_rank": meaning_ranks.get(run_id),
                 "similarity": self.by_meaning.get(run_id),
             }
-            for run_id, score in islice(self.scores.items(), k)
+            for run_id in run_ids
         }
 
 
@@ -332,7 +341,7 @@ def search(
     *,
     mode: SearchMode = "hybrid",
     query_vector: Sequence[float] | None = None,
-    frequencies: RecentFrequencies | None = None,
+    recent: RecentCounts | None = None,
 ) -> list[SearchHit]:
     """Return the runs that a query describes, best first; ``min(k, what matches)`` of them, ties by run id.
 
@@ -346,8 +355,8 @@ def search(
         filters: which runs may be found.
         mode: ``hybrid`` without a query vector is ``words``.
         query_vector: the query's embedding by the current model.
-        frequencies: how rare words are, as counted lately; else they are counted. The connection sees the runs of the
-            filters' tenants, and no others.
+        recent: what was counted lately, and need not be counted again. The connection sees the runs of the filters'
+            tenants, and no others.
 
     Raises:
         QueryError: the query or a filter cannot be used; the text says why.
@@ -355,8 +364,8 @@ def search(
     """
     _check(k, filters, mode, query_vector)
     with _transaction(connection):
-        question = _question(connection, query, mode, query_vector, _counting(connection, frequencies, filters))
-        found = _find(connection, question, _scope(filters, question.words), k)
+        question = _question(connection, query, mode, query_vector, _counting(connection, recent, filters))
+        found = _find(connection, question, _scope(filters, question.words), k, recent=recent)
         chosen = found.items(k)
         return _hits(_details(connection, list(chosen)), question.words, chosen)
 
@@ -369,7 +378,7 @@ def contrast(
     *,
     mode: SearchMode = "hybrid",
     query_vector: Sequence[float] | None = None,
-    frequencies: RecentFrequencies | None = None,
+    recent: RecentCounts | None = None,
 ) -> Contrast:
     """Return ``k`` runs of what a query describes that succeeded, and ``k`` that failed; fewer where there are fewer.
 
@@ -383,7 +392,7 @@ def contrast(
         filters: which runs may be found; without outcomes.
         mode: as for ``search``.
         query_vector: the query's embedding by the current model.
-        frequencies: as for ``search``.
+        recent: as for ``search``.
 
     Raises:
         QueryError: the query or a filter cannot be used; the text says why.
@@ -393,16 +402,17 @@ def contrast(
     if filters.outcomes or filters.heuristic_outcomes:
         raise QueryError("A contrast has outcomes of its own: leave out the filters by outcome.")
     with _transaction(connection):
-        question = _question(connection, query, mode, query_vector, _counting(connection, frequencies, filters))
+        question = _question(connection, query, mode, query_vector, _counting(connection, recent, filters))
         scope = _scope(filters, question.words)
         pool = max(_POOL, k)
-        found = _find(connection, question, scope, pool, depth_of_few=max(_POOL_OF_FEW, k))
-        near = found.items()
+        # Outcomes are looked up anyway, and deleted runs have none.
+        found = _find(connection, question, scope, pool, pool_of_few=max(_POOL_OF_FEW, k), recent=recent)
+        near = list(found.scores)
         # Where all that match are there, nothing more can be found.
         is_all = found.few is not None and found.few <= max(_POOL_OF_FEW, k)
         outcomes: dict[str, tuple[str | None, str]] = {}
         for first, last in ((0, _FIRST_LOOK), (_FIRST_LOOK, pool), (pool, None)):
-            if some := list(near)[first:last]:
+            if some := near[first:last]:
                 outcomes |= _outcomes(connection, some)
             if all(_enough(outcomes, one, k) for one in (Outcome.SUCCESS, Outcome.FAILURE)):
                 break
@@ -410,11 +420,10 @@ def contrast(
         def side(outcome: Outcome) -> dict[str, dict[str, Any]]:
             chosen: dict[str, dict[str, Any]] = {}
             for verdict, rule in ((str(outcome), None), (None, str(outcome))):
-                chosen |= {
-                    run_id: ranking
-                    for run_id, ranking in near.items()
-                    if run_id in outcomes and _says(outcomes[run_id], verdict, rule)
-                }
+                if len(chosen) >= k:
+                    break
+                said = (one for one in near if one in outcomes and _says(outcomes[one], verdict, rule))
+                chosen |= found.rankings(islice(said, k))
                 if not is_all and len(chosen) < k and (verdict is None or _is_judged(connection, verdict)):
                     narrowed = _scope(filters, question.words, judged=verdict, unjudged=rule)
                     more = _find_narrowed(connection, question, narrowed, k, many=found.few is None).items(k)
@@ -507,36 +516,56 @@ def _question(
 
 
 def _counting(
-    connection: psycopg.Connection, frequencies: RecentFrequencies | None, filters: SearchFilters
+    connection: psycopg.Connection, recent: RecentCounts | None, filters: SearchFilters
 ) -> Callable[[Sequence[str]], dict[str, Frequency]]:
-    if frequencies is None:
+    if recent is None:
         return partial(document_frequencies, connection, tenants=filters.tenants)
-    return partial(frequencies.count, connection, filters.tenants)
+    return partial(recent.frequencies, connection, filters.tenants)
 
 
 def _find(
-    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, depth_of_few: int = 0
+    connection: psycopg.Connection,
+    question: _Question,
+    scope: _Scope,
+    k: int,
+    *,
+    pool_of_few: int = 0,
+    recent: RecentCounts | None = None,
 ) -> _Found:
-    """Return at least ``min(k, what matches)`` runs of a scope; of few runs, so many places of each list."""
+    """Return at least ``min(k, what matches)`` runs of a scope.
+
+    With ``pool_of_few``, of few runs it is so many places of each list; of whole organizations so many by meaning, and
+    some may be deleted.
+    """
     if not scope.filtered:
         return _find_among_many(connection, question, scope, k)
-    runs, found = _find_among_few(connection, question, scope, max(_DEPTH, k, depth_of_few))
+    depth = max(_DEPTH, k, pool_of_few)
+    by_organization = question.space is not None and question.space.model.by_organization and scope.of_organizations
+    most = EXACT_RUNS_OF_ORGANIZATION if by_organization else EXACT_RUNS
+    runs = recent.runs(scope.filters) if recent is not None and by_organization else None
+    if runs is None:
+        runs, found = _find_among_few(connection, question, scope, depth, most)
+        if found is not None:
+            return found
+        if recent is not None and by_organization:
+            recent.remember_runs(scope.filters, runs)
     # Embeddings of all runs of an organization are read by an index of their own, without looking up each run.
-    exact = scope.whole and runs <= EXACT_RUNS
-    return found or _find_among_many(connection, question, scope, k, exact=exact)
+    if not scope.whole or runs > most:
+        return _find_among_many(connection, question, scope, k)
+    return _find_among_many(connection, question, scope, k, exact=depth, with_deleted=pool_of_few > 0)
 
 
 def _find_among_few(
-    connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int
+    connection: psycopg.Connection, question: _Question, scope: _Scope, depth: int, most: int
 ) -> tuple[int, _Found | None]:
-    """Return how many runs a scope has, as far as they are counted, and what is found by looking at each of them.
+    """Return how many runs a scope has, counted up to ``most``, and what is found by looking at each of them.
 
     None where there are too many.
     """
     # Words have an index always, embeddings only where there are many.
     indexed = question.space is None or question.space.model.indexed
     few = EXACT_RUNS_BESIDE_INDEX if indexed else EXACT_RUNS
-    parameters = {**scope.parameters, "few": few, "most": EXACT_RUNS, "depth": depth}
+    parameters = {**scope.parameters, "few": few, "most": most, "depth": depth}
     lists: sql.Composed = sql.Composed([])
     if question.weights:
         score, weights = _score(question.weights)
@@ -556,14 +585,22 @@ def _find_among_few(
 
 
 def _find_among_many(
-    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, *, exact: bool = False
+    connection: psycopg.Connection,
+    question: _Question,
+    scope: _Scope,
+    k: int,
+    *,
+    exact: int | None = None,
+    with_deleted: bool = False,
 ) -> _Found:
+    """Return what is found by indexes; with ``exact``, so many places by meaning from all embeddings of a scope."""
     by_meaning = {}
     if question.space is not None:
-        if question.space.model.indexed and not exact:
+        if question.space.model.indexed and exact is None:
             by_meaning = _nearest_by_index(connection, question.space, scope, k, as_client=question.as_client)
         if len(by_meaning) < k:
-            by_meaning = _nearest(connection, question.space, scope, k)
+            depth = max(_DEPTH, k, exact or 0)
+            by_meaning = _nearest(connection, question.space, scope, depth, with_deleted=with_deleted)
     # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
     needed = 0 if len(by_meaning) >= k else k
     by_words = _rank_by_words(connection, question, scope, k, needed) if question.weights else {}
@@ -612,6 +649,8 @@ def _scope(
         conditions.append("NOT x.words @@ %(excluded)s::tsquery")
         parameters["excluded"] = " | ".join(f"({phrase})" for phrase in words.excluded)
 
+    whole = len(sources) == 1 and bool(of_tenants) and conditions[1:] == of_tenants
+
     def runs(conditions: Sequence[str]) -> str:
         return f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
 
@@ -620,7 +659,8 @@ def _scope(
         parameters,
         bool(parameters),
         filters,
-        whole=len(sources) == 1 and bool(of_tenants) and conditions[1:] == of_tenants,
+        whole=whole,
+        of_organizations=whole and not filters.agent_ids and not (filters.tenants and filters.tenants.agents),
         only_tenants=len(sources) == 1 and conditions == of_client,
         of_client=runs([one for one in conditions if one not in of_client[1:]]),
         narrowed=bool(judged or unjudged),
@@ -685,16 +725,23 @@ def _any_of(terms: Iterable[str]) -> str:
     return " | ".join(f"({term})" for term in terms)
 
 
-def _nearest(connection: psycopg.Connection, space: _Space, scope: _Scope, k: int) -> dict[str, float]:
+def _nearest(
+    connection: psycopg.Connection, space: _Space, scope: _Scope, depth: int, *, with_deleted: bool = False
+) -> dict[str, float]:
     """Return the cosine similarity of the runs nearest to the query, nearest first."""
-    statement = sql.SQL(_NEAREST_OF_WHOLE if scope.whole else _NEAREST).format(
+    of_whole = _NEAREST_WITH_DELETED if with_deleted else _NEAREST_OF_WHOLE
+    statement = sql.SQL(of_whole if scope.whole else _NEAREST).format(
         scope=sql.SQL(scope.cte),
         runs=sql.SQL(scope.runs),
         of_embeddings=sql.SQL(scope.also_of("e")),
         **space.parts,
     )
-    parameters = {**scope.parameters, "vector": space.vector, "depth": max(_DEPTH, k)}
-    return {run_id: 1 - distance for run_id, distance in connection.execute(statement, parameters)}
+    parameters = {**scope.parameters, "vector": space.vector, "depth": depth, "looked_at": 2 * depth}
+    found = connection.execute(statement, parameters).fetchall()
+    if scope.whole and not with_deleted and len(found) < depth:
+        # Many of the nearest ones are deleted.
+        found = connection.execute(statement, {**parameters, "looked_at": None}).fetchall()
+    return {run_id: 1 - distance for run_id, distance in found}
 
 
 def _nearest_by_index(

@@ -1,7 +1,5 @@
 """How rare words are in search texts, estimated from some of them."""
 
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +12,6 @@ SAMPLE = 400
 """Texts that are looked at. Run ids are random, so that the first ones are a sample; of tenants, it is the newest."""
 READ_WORDS = "setweight(s.words, 'D') AS words"
 """The words of a text are mostly stored beside its row: read once, and not for each term. They have weight ``D``."""
-_SECONDS = 60.0
-_MOST_REMEMBERED = 20_000
 _OF_ALL = f"SELECT {READ_WORDS} FROM trajectory.search_texts s ORDER BY run_id LIMIT {SAMPLE}"
 # By indexes: whoever sees few of all runs would else look for them among all.
 _OF_TENANTS = (
@@ -73,34 +69,3 @@ def document_frequencies(
     assert row is not None  # noqa: S101 - an aggregate has a row
     texts, sampled, counts = row
     return {term: Frequency(texts, sampled, count) for term, count in zip(terms, counts, strict=True)}
-
-
-class RecentFrequencies:
-    """Frequencies of the last minute, for each kind of client apart. Few texts are counted anew each time."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[Tenants | None, str], tuple[float, Frequency]] = {}
-        self._guard = threading.Lock()
-
-    def count(
-        self, connection: psycopg.Connection, tenants: Tenants | None, terms: Sequence[str]
-    ) -> dict[str, Frequency]:
-        """Return what ``document_frequencies`` does, as of a minute ago at the earliest.
-
-        Args:
-            connection: which sees the runs of these tenants.
-            tenants: None where it sees all.
-            terms: words and phrases.
-        """
-        now = time.monotonic()
-        with self._guard:
-            known = {term: self._found.get((tenants, term)) for term in terms}
-        frequencies = {term: found[1] for term, found in known.items() if found and now - found[0] < _SECONDS}
-        if missing := [term for term in terms if term not in frequencies]:
-            counted = document_frequencies(connection, missing, tenants)
-            frequencies |= counted
-            with self._guard:
-                if len(self._found) > _MOST_REMEMBERED:
-                    self._found.clear()
-                self._found |= {(tenants, term): (now, one) for term, one in counted.items() if one.sampled == SAMPLE}
-        return frequencies

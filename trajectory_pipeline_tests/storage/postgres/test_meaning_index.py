@@ -1,4 +1,4 @@
-"""The index of embeddings is made where there are many, and never costs a result."""
+"""The indexes of embeddings are made where there are many, and never cost a result."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,13 @@ import numpy as np
 import psycopg
 import pytest
 
+from trajectory_pipeline.conversion.summary import MOST_ID_BYTES
 from trajectory_pipeline.storage.postgres import meaning_index
 from trajectory_pipeline.storage.postgres import search as search_module
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
-from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_index, find_space
-from trajectory_pipeline.storage.postgres.search import SearchHit, search
+from trajectory_pipeline.storage.postgres.meaning_index import ensure_meaning_indexes, find_space
+from trajectory_pipeline.storage.postgres.recent_counts import RecentCounts
+from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
 from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_access import ServiceDatabase, Tenants
 from trajectory_pipeline.storage.postgres.service_role import prepare_service_role
@@ -51,17 +53,114 @@ def scans(database: TrajectoryDatabase) -> int:
     return int(row["scans"])
 
 
-def test_an_index_is_made_once_there_are_enough_embeddings(database: TrajectoryDatabase) -> None:
+def test_indexes_are_made_once_there_are_enough_embeddings(database: TrajectoryDatabase) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(meaning_index, "INDEXED_EMBEDDINGS", 301)
-        assert not ensure_meaning_index(database)
-    assert ensure_meaning_index(database)
-    assert not ensure_meaning_index(database)
+        assert ensure_meaning_indexes(database) == 0
+    assert ensure_meaning_indexes(database) == 2
+    assert ensure_meaning_indexes(database) == 0
+
+
+def test_an_index_that_is_missing_is_made_beside_the_other(database: TrajectoryDatabase) -> None:
+    """As in a database of an older version, which had one."""
+    ensure_meaning_indexes(database)
+    with psycopg.connect(database.url) as connection:
+        (name,) = of_organizations(connection)
+        connection.execute(f"DROP INDEX trajectory.{name}".encode())
+        model = find_space(connection).model
+        assert model is not None
+        assert (model.indexed, model.by_organization) == (True, False)
+    assert ensure_meaning_indexes(database) == 1
+
+
+def of_organizations(connection: psycopg.Connection) -> list[str]:
+    rows = connection.execute("SELECT indexname FROM pg_indexes WHERE indexname LIKE '%of_organization%'")
+    return [str(name) for (name,) in rows]
+
+
+def test_embeddings_of_a_run_with_the_longest_ids_go_into_each_index(
+    trajectory_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 1)
+    ids = dict(zip(("run_id", "agent_id", "organization_id"), _random_text(3, MOST_ID_BYTES // 3), strict=True))
+    vector = [1.0] * 256
+    with psycopg.connect(trajectory_database) as connection:
+        add_model(connection, dimensions=256)
+        add_runs(connection, [Run("run-0", vector=vector)])
+    assert ensure_meaning_indexes(TrajectoryDatabase(trajectory_database)) == 2
+    with psycopg.connect(trajectory_database) as connection:
+        add_runs(connection, [Run(ids["run_id"], vector=vector, **{name: ids[name] for name in list(ids)[1:]})])
+
+
+def _random_text(number: int, length: int) -> list[str]:
+    """Texts that no compression shortens."""
+    rng = np.random.default_rng(3)
+    return ["".join(chr(one) for one in rng.integers(33, 127, length)) for _ in range(number)]
+
+
+def test_embeddings_that_a_b_tree_cannot_hold_have_the_index_of_the_nearest_alone(
+    trajectory_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 1)
+    with psycopg.connect(trajectory_database) as connection:
+        add_model(connection, dimensions=1_536)
+        add_runs(connection, [Run("run-0", vector=[1.0] * 1_536)])
+    assert ensure_meaning_indexes(TrajectoryDatabase(trajectory_database)) == 1
+    assert ensure_meaning_indexes(TrajectoryDatabase(trajectory_database)) == 0
+
+
+def test_whole_organizations_are_looked_at_whole_by_the_index_that_holds_them_together(
+    database: TrajectoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_organization = SearchFilters(organization_ids=("org-a",))
+    with psycopg.connect(database.url) as connection:
+        # The nearest ones are deleted, so that the first look finds too few.
+        nearest = [hit.run_id for hit in near(database, 210)]
+        connection.execute("UPDATE trajectory.trajectories SET deleted_at = now() WHERE run_id = ANY(%s)", [nearest])
+    exact = near(database, 20, of_organization)
+    ensure_meaning_indexes(database)
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
+        monkeypatch.setattr(search_module, name, 10)
+    assert near(database, 20, of_organization) == exact
+    assert scans(database) == 0
+    monkeypatch.setattr(search_module, "EXACT_RUNS_OF_ORGANIZATION", 10)
+    assert len(near(database, 20, of_organization)) == 20
+    assert scans(database) > 0
+
+
+def test_a_contrast_of_a_whole_organization_has_no_deleted_run(
+    database: TrajectoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_organization = SearchFilters(organization_ids=("org-a",))
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
+        monkeypatch.setattr(search_module, name, 10)
+    ensure_meaning_indexes(database)
+    with psycopg.connect(database.url) as connection:
+        deleted = {hit.run_id for hit in near(database, 100)}
+        connection.execute(
+            "UPDATE trajectory.trajectories SET deleted_at = now() WHERE run_id = ANY(%s)", [list(deleted)]
+        )
+        found = contrast(connection, "text", 50, of_organization, mode="meaning", query_vector=QUERY)
+    assert len(found.successes) == 50
+    assert not deleted & {hit.run_id for hit in found.successes}
+    similarities = [hit.similarity for hit in found.successes]
+    assert similarities == sorted(similarities, reverse=True)
+
+
+def test_a_count_of_a_minute_ago_costs_no_result(database: TrajectoryDatabase) -> None:
+    """Of runs that were many a minute ago and are few now, all are found."""
+    of_organization, recent = SearchFilters(organization_ids=("org-a",)), RecentCounts()
+    ensure_meaning_indexes(database)
+    recent.remember_runs(of_organization, 300)
+    with psycopg.connect(database.url) as connection:
+        connection.execute("UPDATE trajectory.trajectories SET deleted_at = now() WHERE run_id > 'run-004'")
+        found = search(connection, "text", 20, of_organization, mode="meaning", query_vector=QUERY, recent=recent)
+    assert {hit.run_id for hit in found} == {f"run-00{n}" for n in range(5)}
 
 
 def test_the_index_finds_what_looking_at_all_finds(database: TrajectoryDatabase) -> None:
     exact = near(database, 20)
-    assert ensure_meaning_index(database)
+    assert ensure_meaning_indexes(database)
     found = near(database, 20)
     assert scans(database) == 1
     assert [(hit.run_id, hit.rank) for hit in found] == [(hit.run_id, hit.rank) for hit in exact]
@@ -85,7 +184,7 @@ def test_of_few_that_pass_a_filter_the_index_finds_the_nearest_in_order(
         add_runs(connection, runs)
     monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 1_500)
     exact = near(database, 20, of_agent, query)
-    assert ensure_meaning_index(database)
+    assert ensure_meaning_indexes(database)
     for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
         monkeypatch.setattr(search_module, name, 0)
     for name in ("_LEAST_EF", "_MOST_EF", "_DEPTH"):
@@ -102,7 +201,7 @@ def test_the_embeddings_of_a_whole_agent_are_looked_at_up_to_a_number_of_runs(
 ) -> None:
     of_agent = SearchFilters(agent_ids=("agent-1",))
     exact = near(database, 20, of_agent)
-    assert ensure_meaning_index(database)
+    assert ensure_meaning_indexes(database)
     monkeypatch.setattr(search_module, "EXACT_RUNS_BESIDE_INDEX", 10)
     monkeypatch.setattr(search_module, "EXACT_RUNS", 150)
     assert near(database, 20, of_agent) == exact
@@ -113,7 +212,7 @@ def test_the_embeddings_of_a_whole_agent_are_looked_at_up_to_a_number_of_runs(
 
 
 @pytest.mark.heavy
-def test_a_client_that_sees_many_runs_asks_the_index_too(
+def test_a_client_that_sees_many_runs_asks_the_indexes_too(
     trajectory_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planner has to expect that many embeddings pass the policy, though each query names the tenants as well."""
@@ -135,14 +234,23 @@ def test_a_client_that_sees_many_runs_asks_the_index_too(
         connection.execute("VACUUM ANALYZE")
         prepare_service_role(connection)
     monkeypatch.setattr(meaning_index, "INDEXED_EMBEDDINGS", 50_000)
-    assert ensure_meaning_index(database)
-    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX"):
-        monkeypatch.setattr(search_module, name, 1_000)
-    with ServiceDatabase(database, 60).reading(tenants) as connection:
+    assert ensure_meaning_indexes(database)
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE trajectory.trajectory_embeddings")
+
+    def found() -> list[SearchHit]:
         filters = SearchFilters(tenants=tenants)
-        found = search(connection, "text", 20, filters, mode="meaning", query_vector=[1.0] * 96)
-    assert len(found) == 20
-    assert {hit.organization_id for hit in found} == {"org-0"}
+        with ServiceDatabase(database, 60).reading(tenants) as connection:
+            return search(connection, "text", 20, filters, mode="meaning", query_vector=[1.0] * 96)
+
+    exact = found()
+    assert {hit.organization_id for hit in exact} == {"org-0"}
+    assert scans(database) == 0
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX", "EXACT_RUNS_OF_ORGANIZATION"):
+        monkeypatch.setattr(search_module, name, 1_000)
+    by_index = found()
+    assert len(by_index) == 20
+    assert {hit.organization_id for hit in by_index} == {"org-0"}
     assert scans(database) == 1
 
 
@@ -162,7 +270,7 @@ def _copy_row(connection: psycopg.Connection, table: str, changed: str) -> None:
 
 
 def test_where_the_index_finds_too_few_all_are_looked_at(database: TrajectoryDatabase) -> None:
-    assert ensure_meaning_index(database)
+    assert ensure_meaning_indexes(database)
     left = {"run-007", "run-150", "run-299"}
     with psycopg.connect(database.url) as connection:
         connection.execute(
@@ -172,7 +280,7 @@ def test_where_the_index_finds_too_few_all_are_looked_at(database: TrajectoryDat
 
 
 def test_another_model_gets_an_index_of_its_own_in_place_of_the_former(database: TrajectoryDatabase) -> None:
-    assert ensure_meaning_index(database)
+    assert ensure_meaning_indexes(database)
     with psycopg.connect(database.url) as connection:
         connection.execute("UPDATE trajectory.embedding_models SET is_current = false")
         add_model(connection, "another's")
@@ -180,11 +288,11 @@ def test_another_model_gets_an_index_of_its_own_in_place_of_the_former(database:
         model = find_space(connection).model
         assert model is not None
         assert not model.indexed
-    assert ensure_meaning_index(database)
+    assert ensure_meaning_indexes(database)
     rows = database.rows("SELECT indexname FROM pg_indexes WHERE indexname LIKE %s", ["%hnsw%"])
     assert len(rows) == 1
     assert len(near(database, 9)) == 9
 
 
 def test_without_embeddings_there_is_nothing_to_index(trajectory_database: str) -> None:
-    assert not ensure_meaning_index(TrajectoryDatabase(trajectory_database))
+    assert not ensure_meaning_indexes(TrajectoryDatabase(trajectory_database))

@@ -1,39 +1,12 @@
-"""Frequencies of words are remembered for a minute, for each kind of client apart."""
+"""Frequencies of words are those of the newest texts that a client sees."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
-import pytest
 
-from trajectory_pipeline.storage.postgres import word_frequencies
 from trajectory_pipeline.storage.postgres.service_access import Tenants
-from trajectory_pipeline.storage.postgres.word_frequencies import (
-    SAMPLE,
-    Frequency,
-    RecentFrequencies,
-    document_frequencies,
-)
+from trajectory_pipeline.storage.postgres.word_frequencies import SAMPLE, document_frequencies
 from trajectory_pipeline_tests.storage.postgres.searchable import Run, add_runs
-
-ONE, OTHER = Tenants(frozenset({"org-1"}), frozenset()), Tenants(frozenset(), frozenset({"org-1"}))
-CONNECTION: Any = None
-
-
-class Texts:
-    """In place of the database: so many texts, and the terms that were counted in them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.number = 10_000
-        self.counted: list[list[str]] = []
-        self.now = 1_000.0
-        monkeypatch.setattr(word_frequencies, "document_frequencies", self.count)
-        monkeypatch.setattr("time.monotonic", lambda: self.now)
-
-    def count(self, _: object, terms: Sequence[str], tenants: Tenants | None) -> dict[str, Frequency]:
-        self.counted.append(list(terms))
-        return {term: Frequency(self.number, min(self.number, SAMPLE), len(term)) for term in terms}
 
 
 def test_document_frequencies_of_tenants_are_of_their_newest_texts(trajectory_database: str) -> None:
@@ -67,42 +40,3 @@ def test_document_frequencies_of_tenants_are_of_their_newest_texts(trajectory_da
         "nobody": (0, 0),
     }
     assert everybody.sampled == SAMPLE
-
-
-@pytest.fixture
-def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
-    return Texts(monkeypatch)
-
-
-def test_terms_are_counted_once_a_minute(texts: Texts) -> None:
-    recent = RecentFrequencies()
-    for terms in (["a", "bb"], ["bb", "ccc"], ["a", "bb", "ccc"]):
-        found = recent.count(CONNECTION, None, terms)
-        assert {term: one.count for term, one in found.items()} == {term: len(term) for term in terms}
-    assert texts.counted == [["a", "bb"], ["ccc"]]
-    texts.now += 61
-    recent.count(CONNECTION, None, ["a"])
-    assert texts.counted[2:] == [["a"]]
-
-
-def test_no_client_learns_from_texts_that_another_one_sees(texts: Texts) -> None:
-    recent = RecentFrequencies()
-    for tenants in (None, ONE, OTHER, None, ONE, OTHER):
-        recent.count(CONNECTION, tenants, ["a"])
-    assert texts.counted == [["a"]] * 3
-
-
-def test_few_texts_are_counted_each_time(texts: Texts) -> None:
-    """One text more or less changes much, as in a database that was just made."""
-    recent, texts.number = RecentFrequencies(), SAMPLE - 1
-    for _ in range(3):
-        recent.count(CONNECTION, None, ["a"])
-    assert texts.counted == [["a"]] * 3
-
-
-def test_what_is_remembered_has_a_bound(texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_frequencies, "_MOST_REMEMBERED", 10)
-    recent = RecentFrequencies()
-    for number in range(100):
-        recent.count(CONNECTION, None, [f"w{number}"])
-    assert len(recent._found) <= 11
