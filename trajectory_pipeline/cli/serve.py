@@ -23,6 +23,7 @@ from trajectory_pipeline.cli.listening import HOST, PORT, listen, port_of
 from trajectory_pipeline.cli.subprocesses import SupervisedProcess
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.pipeline.configured_models import build_embedder
+from trajectory_pipeline.runtime.memory import limit_arenas
 from trajectory_pipeline.storage.postgres.service_tokens import has_tokens
 
 SERVICE_PORT = 8321
@@ -71,6 +72,7 @@ def _serve(host: str, port: int, workers: int, fd: int | None, *, mcp_stdio: boo
     except ModuleNotFoundError as error:
         raise PipelineError(f"The service needs {error.name}: pip install 'trajectory-pipeline[serve]'.") from error
 
+    limit_arenas()
     loopback = _is_loopback(host)
     opened = open_sinks()
     if not mcp_stdio and not loopback and not has_tokens(opened.storage.postgres):

@@ -1,5 +1,7 @@
-"""Returning freed memory to the OS: only after many rows, and with any C library."""
+"""Memory goes back to the OS after many rows alone, and any C library will do."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -34,3 +36,15 @@ def test_trim_memory_without_malloc_trim_does_nothing(monkeypatch: pytest.Monkey
 
 def test_trim_memory_works_with_the_real_c_library() -> None:
     memory.trim_memory_after(500_000)
+
+
+@pytest.mark.parametrize("library", [object(), None])
+def test_limit_arenas_without_mallopt_does_nothing(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+    monkeypatch.setattr(memory, "c_library", lambda: library)
+    memory.limit_arenas()
+
+
+def test_limit_arenas_works_with_the_real_c_library() -> None:
+    """In a process of its own: the limit stays."""
+    code = "from trajectory_pipeline.runtime.memory import limit_arenas; limit_arenas()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
