@@ -129,7 +129,6 @@ class AtifSource:
                 continue
             if file.problem:
                 # Its runs are not known now, nor when they ended: those that were captured stay.
-                bad.append(BadRecord(path, file.problem))
                 runs.append(unreadable(path, BadRecord(f"{self.described}/{path}", file.problem), modified_at))
                 continue
             unknown.update(file.unknown_fields)

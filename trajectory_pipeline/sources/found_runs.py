@@ -5,7 +5,6 @@ runs of an hour, and where a run is now follow from that list.
 """
 
 import hashlib
-import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -112,12 +111,9 @@ class FoundRuns:
             if self._by_id.setdefault(source_run_id(self.source, run.native_id), run) is not run:
                 problem = "has the id of another run, which is read in its place: give it another name"
                 repeated.append(BadRecord(f"{self.described}: {run.native_id}", problem))
-        # A source may name them itself, by a shorter place.
-        named = {(posixpath.basename(record.place), record.problem) for record in self.bad_records}
-        unnamed = [
-            record for record in self.unreadable if (posixpath.basename(record.place), record.problem) not in named
-        ]
-        self.bad_records = [_storable(record) for record in (*self.bad_records, *unnamed, *repeated)]
+        # Each once: a source names more than stands for runs.
+        named = dict.fromkeys(map(_storable, (*self.bad_records, *self.unreadable, *repeated)))
+        self.bad_records = list(named)
         self._hours: dict[datetime, list[str]] = {}
         for run_id in sorted(self._by_id):
             self._hours.setdefault(self._hour_of(self._by_id[run_id]), []).append(run_id)

@@ -347,7 +347,7 @@ def test_file_that_is_not_as_the_format_says_is_quarantined(tmp_path: Path, chan
     assert list(bad) == [f"{NAME}:bad.json:unreadable"]
     assert f"{tmp_path}/bad.json: " in place
     assert problem in place
-    assert [record.place for record in snapshot.bad_records] == ["bad.json"]
+    assert [record.place for record in snapshot.bad_records] == [f"{tmp_path}/bad.json"]
 
 
 def test_unknown_fields_are_read_past_and_named_and_other_json_is_none_of_ours(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def test_what_cannot_be_read_is_a_remark_whether_the_source_names_it_or_not() ->
         described="/a/folder",
         taken_at=AT,
         runs=[unreadable(record.place, record, AT) for record in records],
-        bad_records=[BadRecord("one", "is no JSON")],
+        bad_records=records[:1],
     )
-    assert runs.remarks == ["one is no JSON", "/a/folder/two is no JSON"]
+    assert runs.remarks == ["/a/folder/one is no JSON", "/a/folder/two is no JSON"]
     assert runs.unreadable == records
 
 
