@@ -64,6 +64,7 @@ class JudgingEstimate:
         not_rendered: why trajectories cannot be rendered, by run id: the verdicts on them would fail.
         sized: whether prompts were estimated from the size of documents, not rendered.
         unpublished: partitions whose file in Parquet was not made of the verdicts that are stored.
+        missing: run ids of a panel without a trajectory, or deleted at the source.
     """
 
     partitions: int = 0
@@ -82,6 +83,7 @@ class JudgingEstimate:
     not_rendered: dict[str, str] = field(default_factory=dict)
     sized: bool = False
     unpublished: int = 0
+    missing: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the estimate as JSON values; money as text, which keeps every digit."""
@@ -182,14 +184,17 @@ def estimate_panel(
     """
     estimate = JudgingEstimate()
     partitions: set[str] = set()
+    known: set[str] = set()
     with open_verdicts(storage.postgres) as verdicts:
         estimator = _Estimator(storage.parquet, verdicts, judge, estimate, now)
         for repetition in range(repetitions):
             found = panel_candidates(verdicts.connection, judge.policy.policy_id, run_ids, repetition)
             partitions |= {candidate.partition_key for candidate in found}
+            known |= {candidate.run_id for candidate in found}
             estimator.add_all(found, None, render=True)
         estimator.compare_with_former()
     estimate.partitions = len(partitions)
+    estimate.missing = [run_id for run_id in run_ids if run_id not in known]
     return estimate
 
 
