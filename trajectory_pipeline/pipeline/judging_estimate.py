@@ -17,7 +17,7 @@ from trajectory_pipeline.judge.transcript.context import TaskContext
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
-from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode, JudgeOrder
+from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode, JudgeOrder, VerdictStatus
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
@@ -52,6 +52,7 @@ class JudgingEstimate:
 
     Attributes:
         judged: trajectories that would be judged, by reason.
+        submitted: trajectories whose verdicts wait for a batch.
         not_eligible: trajectories without messages.
         denied: trajectories that may not be sent to a judge, by the lists of agents and organizations.
         too_long: trajectories that fit into no prompt, or whose documents are missing.
@@ -70,6 +71,7 @@ class JudgingEstimate:
     partitions: int = 0
     judged: Counter[str] = field(default_factory=Counter)
     reused: int = 0
+    submitted: int = 0
     not_eligible: int = 0
     denied: int = 0
     too_long: int = 0
@@ -93,7 +95,8 @@ class JudgingEstimate:
     def sentences(self) -> list[str]:
         """Return the estimate in sentences."""
         judged = self.judged.total()
-        total = judged + self.reused + self.not_eligible + self.denied + self.too_long + len(self.not_rendered)
+        others = self.reused + self.submitted + self.not_eligible + self.denied + self.too_long
+        total = judged + others + len(self.not_rendered)
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.judged.most_common())
         sentences = [
             f"{judged} of {total} trajectories in {self.partitions} partitions would be judged"
@@ -101,6 +104,8 @@ class JudgingEstimate:
             f"{self.reused} verdicts exist, {self.not_eligible} trajectories have nothing to judge,"
             f" {self.too_long} cannot be sent to the judge.",
         ]
+        if self.submitted:
+            sentences.append(f"{pluralize(self.submitted, 'verdict')} to come from a batch that runs.")
         for run_id, defect in self.not_rendered.items():
             sentences.append(f"{run_id} cannot be rendered, so that its verdict would fail: {defect}.")
         if self.unpublished:
@@ -219,6 +224,8 @@ class _Estimator:
                 due.append(candidate)
             elif candidate.due or candidate.error_class == ErrorClass.DENIED:
                 self.estimate.denied += 1
+            elif candidate.status == VerdictStatus.SUBMITTED:
+                self.estimate.submitted += 1
             else:
                 self.estimate.reused += 1
         for candidate, calls, prompt_tokens in self.measure(due, render=render):

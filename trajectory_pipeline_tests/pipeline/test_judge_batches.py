@@ -84,7 +84,7 @@ def assert_books_agree(pipeline: Pipeline, judge: SimulatedJudge) -> None:
 
 
 def test_batch_is_submitted_polled_and_collected(captured: Pipeline, judge: SimulatedJudge) -> None:
-    judge.plan_batches({"seconds": 3.0})
+    judge.plan_batches({"seconds": 5.0})
     result = submit(captured)
     # One trajectory is judged online first: the call shows which form of a request the server accepts.
     assert result.submitted == eligible(captured) - 1
@@ -94,6 +94,9 @@ def test_batch_is_submitted_polled_and_collected(captured: Pipeline, judge: Simu
     assert (row["state"], row["lines"], row["provider_status"]) == ("submitted", result.submitted, "validating")
     assert row["reserved_usd"] == day_totals(captured)["reserved_usd"] > 0
     assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
+    estimate = JudgingRun(captured.storage, captured.judge).estimate([HOUR], timedelta(days=7))
+    assert (estimate.submitted, estimate.reused, estimate.judged.total()) == (result.submitted, 1, 0)
+    assert f"{result.submitted} verdicts to come from a batch that runs." in estimate.sentences()
     # A materialization meanwhile asks nothing twice.
     assert captured.refine(HOUR).calls == submit(captured).calls == 0
     while not (polled := poll(captured))[0].partition_keys:
