@@ -21,7 +21,13 @@ _SHOWN_IDS = 5
 
 @click.command("judge-panel")
 @click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
-@click.option("--runs", "runs_file", type=click.File(), metavar="FILE", help="Run ids, one a line; - for stdin.")
+@click.option(
+    "--runs",
+    "runs_file",
+    type=click.File(encoding="utf-8-sig"),
+    metavar="FILE",
+    help="Run ids, one a line; - for stdin.",
+)
 @click.option("--model", help="Judge with this model instead of the one that is set.")
 @click.option(
     "--policy",
@@ -70,8 +76,10 @@ def command(
         settings.budget,
     )
     if dry_run:
-        for sentence in estimate_panel(panel, repetitions, opened.storage, judge, now=datetime.now(UTC)).sentences():
+        estimate = estimate_panel(panel, repetitions, opened.storage, judge, now=datetime.now(UTC))
+        for sentence in estimate.sentences():
             out.print(sentence)
+        _print_missing(estimate.missing)
         return
     with step(f"Judging {pluralize(len(panel), 'run')}") as progress:
         result = judge_panel(panel, repetitions, opened.storage, judge, progress=progress)
@@ -82,12 +90,19 @@ def command(
     out.print(
         f"{result.reused} were there already; {pluralize(result.stats.calls, 'call')}, {result.stats.cost_usd:f} USD."
     )
-    if result.missing:
-        shown = ", ".join(result.missing[:_SHOWN_IDS]) + (", …" if len(result.missing) > _SHOWN_IDS else "")
-        missing = pluralize(len(result.missing), "run")
-        err.print(f"{missing} without a trajectory, or deleted at the source: {shown}", style="red")
+    _print_missing(result.missing)
     sys.exit(0 if final == wanted else 1)
 
 
 def _lines(file: TextIO | None) -> list[str]:
-    return [line.strip() for line in file if line.strip()] if file else []
+    try:
+        return [line.strip() for line in file if line.strip()] if file else []
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"The file of run ids cannot be read as UTF-8 text: {error}.") from None
+
+
+def _print_missing(run_ids: list[str]) -> None:
+    if run_ids:
+        shown = ", ".join(run_ids[:_SHOWN_IDS]) + (", …" if len(run_ids) > _SHOWN_IDS else "")
+        missing = pluralize(len(run_ids), "run")
+        err.print(f"{missing} without a trajectory, or deleted at the source: {shown}", style="red")

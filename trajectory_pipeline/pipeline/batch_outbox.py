@@ -8,7 +8,8 @@ import asyncio
 import hashlib
 import tempfile
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,12 +26,11 @@ from trajectory_pipeline.judge.client.batch_api import (
     open_batch_api,
 )
 from trajectory_pipeline.judge.client.batch_lines import request_line
-from trajectory_pipeline.judge.client.response_format import RequestOptions
 from trajectory_pipeline.judge.client.session import JudgeSession
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.judge.judge_trajectory import JudgeRequest, failed
 from trajectory_pipeline.pipeline.call_budget import CLAIM_EXTRA_SECONDS, VerdictCalls
-from trajectory_pipeline.schema.enums import UNSENT_STATES, BatchState, ErrorClass, ResponseFormat, VerdictStatus
+from trajectory_pipeline.schema.enums import UNSENT_STATES, BatchState, ErrorClass, VerdictStatus
 from trajectory_pipeline.storage.postgres.judge_batches import BatchStore
 from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.text import pluralize
@@ -76,6 +76,7 @@ class BatchOutbox:
         self._drafts: list[_Draft] = []
         self._session: JudgeSession | None = None
         self._worker = ""
+        self._token_limit: int | None = None
         self._room: int | None = None
 
     async def open(
@@ -83,19 +84,15 @@ class BatchOutbox:
     ) -> "deque[JudgingCandidate]":
         """Learn which form of a request the server accepts; returns the candidates that are left.
 
-        Where no batch was answered before, the first candidates are judged online, one at a time, until one call is
-        answered: a wrong form would cost all lines of a batch.
+        Where no batch with such options was answered before, the first candidates are judged online, one at a time,
+        until one call is answered: a wrong form would cost all lines of a batch.
         """
         endpoint = without_credentials(self._judge.base_url)
         self._worker = worker
-        self._room = self._store.token_room(endpoint, self._judge.model)
+        self._token_limit, self._room = self._store.token_room(endpoint, self._judge.model) or (None, None)
         accepted = self._store.accepted_options(endpoint, self._judge.model)
         claimed: list[JudgingCandidate] = []
-        if accepted is not None:
-            session.options = RequestOptions(
-                **{**accepted, "response_format": ResponseFormat(accepted["response_format"])}
-            )
-        else:
+        if accepted is None or not session.use_accepted(accepted):
             while waiting and not session.is_answered:
                 claimed += await judge_online(deque([waiting.popleft()]), session)
         self._session = session
@@ -113,8 +110,16 @@ class BatchOutbox:
         return {candidate for draft in self._drafts for candidate in draft.candidates}
 
     def takes(self, request: JudgeRequest) -> bool:
-        """Whether a request goes into a batch: the windows of a long one are asked one after another, online."""
-        return self._session is not None and request.calls == 1
+        """Whether a request goes into a batch.
+
+        The windows of a long one are asked one after another, online; so is one that no batch could hold.
+        """
+        if self._session is None or request.calls != 1:
+            return False
+        if self._token_limit is None:
+            return True
+        call, _ = self._session.batch_line(request.chat, request.prompt.answer_type, "")
+        return call.estimated_prompt_tokens <= self._token_limit
 
     async def add(self, calls: VerdictCalls, request: JudgeRequest) -> Row:
         """Claim the verdict, reserve its cost at the batch rate, and write the request; returns the verdict's columns.
@@ -135,8 +140,11 @@ class BatchOutbox:
             await calls.begin(call, request)
         except BaseException:
             draft.lines, draft.bytes = draft.lines - 1, draft.bytes - len(line)
+            if self._room is not None:
+                self._room += call.estimated_prompt_tokens
             raise
-        draft.file.write(line)
+        with _writing():
+            draft.file.write(line)
         draft.candidates.append(calls.candidate)
         draft.prompt_tokens += call.estimated_prompt_tokens
         usd = calls.by_id[call.attempt_id].cost_usd
@@ -158,7 +166,8 @@ class BatchOutbox:
     def close(self) -> None:
         """Undo the batches of which nothing can be at the provider."""
         for draft in self._drafts:
-            draft.file.close()
+            with suppress(OSError):  # what could not be written is written once more
+                draft.file.close()
             if not draft.is_begun:
                 self._undo(draft, ErrorClass.BATCH_ENDED, "it was not sent: something else failed before")
 
@@ -167,7 +176,8 @@ class BatchOutbox:
         last = self._drafts[-1] if self._drafts else None
         if last is None or last.lines + 1 > self._max_lines or last.bytes + size > self._max_bytes:
             # Unnamed: nothing of it stays on the disk, however this process ends.
-            last = _Draft(str(uuid4()), tempfile.TemporaryFile())  # noqa: SIM115 - closed when it is sent
+            with _writing():
+                last = _Draft(str(uuid4()), tempfile.TemporaryFile())  # noqa: SIM115 - closed when it is sent
             self._drafts.append(last)
             await asyncio.to_thread(
                 self._store.insert,
@@ -186,7 +196,8 @@ class BatchOutbox:
         if draft.lines == 0:
             self._undo(draft, ErrorClass.BATCH_ENDED, "it has no line")
             return
-        draft.file.flush()
+        with _writing():
+            draft.file.flush()
         draft.file.seek(0)
         sha256 = hashlib.file_digest(draft.file, "sha256").hexdigest()  # type: ignore[arg-type]  # a binary file
         draft.file.seek(0)
@@ -236,7 +247,7 @@ class BatchOutbox:
         if self._store.change(draft.batch_id, [expected], **values):
             return
         batch = self._store.find(draft.batch_id)
-        if batch is None or batch.state in (*UNSENT_STATES, BatchState.ABANDONED):
+        if batch is None or batch.provider_batch_id is None:
             self._undo(draft, ErrorClass.BATCH_ENDED, "it was undone while it was prepared")
             raise PipelineError(
                 f"Batch {draft.batch_id} was taken for one of a killed worker and undone: this worker was out of touch"
@@ -247,3 +258,15 @@ class BatchOutbox:
         batch = self._store.find(draft.batch_id)
         if batch is not None and batch.state in (*UNSENT_STATES, BatchState.ABANDONED):
             self._store.abandon(batch, error_class, note)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raise what keeps a batch's file from being written as an error that ends the run: no other line would fit."""
+    try:
+        yield
+    except OSError as error:
+        raise PipelineError(
+            f"A batch's file cannot be written to the folder for temporary files ({error.strerror or error}): make room"
+            " there, or name another folder in TMPDIR. Nothing of it was sent."
+        ) from None

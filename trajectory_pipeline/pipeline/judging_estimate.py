@@ -17,7 +17,7 @@ from trajectory_pipeline.judge.transcript.context import TaskContext
 from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.agent_contexts import AgentContexts
 from trajectory_pipeline.pipeline.documents import MissingDocumentError, shown_documents
-from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode, JudgeOrder
+from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode, JudgeOrder, VerdictStatus
 from trajectory_pipeline.storage.parquet.store import ParquetStore
 from trajectory_pipeline.storage.postgres.spend_ledger import day_of, spend_totals
 from trajectory_pipeline.storage.postgres.verdict_status import (
@@ -52,6 +52,7 @@ class JudgingEstimate:
 
     Attributes:
         judged: trajectories that would be judged, by reason.
+        submitted: trajectories whose verdicts wait for a batch.
         not_eligible: trajectories without messages.
         denied: trajectories that may not be sent to a judge, by the lists of agents and organizations.
         too_long: trajectories that fit into no prompt, or whose documents are missing.
@@ -64,11 +65,13 @@ class JudgingEstimate:
         not_rendered: why trajectories cannot be rendered, by run id: the verdicts on them would fail.
         sized: whether prompts were estimated from the size of documents, not rendered.
         unpublished: partitions whose file in Parquet was not made of the verdicts that are stored.
+        missing: run ids of a panel without a trajectory, or deleted at the source.
     """
 
     partitions: int = 0
     judged: Counter[str] = field(default_factory=Counter)
     reused: int = 0
+    submitted: int = 0
     not_eligible: int = 0
     denied: int = 0
     too_long: int = 0
@@ -82,6 +85,7 @@ class JudgingEstimate:
     not_rendered: dict[str, str] = field(default_factory=dict)
     sized: bool = False
     unpublished: int = 0
+    missing: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the estimate as JSON values; money as text, which keeps every digit."""
@@ -91,7 +95,8 @@ class JudgingEstimate:
     def sentences(self) -> list[str]:
         """Return the estimate in sentences."""
         judged = self.judged.total()
-        total = judged + self.reused + self.not_eligible + self.denied + self.too_long + len(self.not_rendered)
+        others = self.reused + self.submitted + self.not_eligible + self.denied + self.too_long
+        total = judged + others + len(self.not_rendered)
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.judged.most_common())
         sentences = [
             f"{judged} of {total} trajectories in {self.partitions} partitions would be judged"
@@ -99,6 +104,8 @@ class JudgingEstimate:
             f"{self.reused} verdicts exist, {self.not_eligible} trajectories have nothing to judge,"
             f" {self.too_long} cannot be sent to the judge.",
         ]
+        if self.submitted:
+            sentences.append(f"{pluralize(self.submitted, 'verdict')} to come from a batch that runs.")
         for run_id, defect in self.not_rendered.items():
             sentences.append(f"{run_id} cannot be rendered, so that its verdict would fail: {defect}.")
         if self.unpublished:
@@ -182,14 +189,17 @@ def estimate_panel(
     """
     estimate = JudgingEstimate()
     partitions: set[str] = set()
+    known: set[str] = set()
     with open_verdicts(storage.postgres) as verdicts:
         estimator = _Estimator(storage.parquet, verdicts, judge, estimate, now)
         for repetition in range(repetitions):
             found = panel_candidates(verdicts.connection, judge.policy.policy_id, run_ids, repetition)
             partitions |= {candidate.partition_key for candidate in found}
+            known |= {candidate.run_id for candidate in found}
             estimator.add_all(found, None, render=True)
         estimator.compare_with_former()
     estimate.partitions = len(partitions)
+    estimate.missing = [run_id for run_id in run_ids if run_id not in known]
     return estimate
 
 
@@ -214,6 +224,8 @@ class _Estimator:
                 due.append(candidate)
             elif candidate.due or candidate.error_class == ErrorClass.DENIED:
                 self.estimate.denied += 1
+            elif candidate.status == VerdictStatus.SUBMITTED:
+                self.estimate.submitted += 1
             else:
                 self.estimate.reused += 1
         for candidate, calls, prompt_tokens in self.measure(due, render=render):

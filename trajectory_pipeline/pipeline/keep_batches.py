@@ -3,9 +3,10 @@
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from openai.types import Batch
 
@@ -14,18 +15,21 @@ from trajectory_pipeline.judge.client.batch_api import (
     ENDED,
     BatchApi,
     BatchApiError,
+    awaits_answers,
     batch_errors,
     enqueued_limit,
     open_batch_api,
 )
 from trajectory_pipeline.judge.client.batch_lines import BatchReplies
 from trajectory_pipeline.judge.client.errors import classify_error
+from trajectory_pipeline.judge.client.http_call import SIMULATED_HEADER
 from trajectory_pipeline.judge.config import JudgeConfig
 from trajectory_pipeline.pipeline.batch_inbox import SUPERSEDED, BatchInbox
 from trajectory_pipeline.pipeline.judge_candidates import judge_candidates, run_to_end
 from trajectory_pipeline.pipeline.judging_stats import JudgingStats
 from trajectory_pipeline.schema.enums import BatchState, ErrorClass, JudgeOrder, VerdictStatus
 from trajectory_pipeline.storage.postgres.judge_batches import BatchStore, JudgeBatch, open_batches
+from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
 from trajectory_pipeline.storage.postgres.verdict_locks import new_worker
 from trajectory_pipeline.storage.postgres.verdict_status import judging_candidates
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
@@ -49,11 +53,14 @@ class PolledBatch:
     partition_keys: tuple[str, ...] = ()
 
 
-def poll_batches(storage: Storage, judge: JudgeConfig) -> list[PolledBatch]:
+def poll_batches(
+    storage: Storage, judge: JudgeConfig, is_partition: Callable[[str], bool] = lambda _: True
+) -> list[PolledBatch]:
     """Ask the provider for every batch that runs, and finish what a killed worker left.
 
     A batch that a killed worker prepared is found again at the provider by its id in the metadata or by its file, or is
-    undone. One that was sent content which has been erased since is cancelled, and its file deleted.
+    undone. One that was sent content which has been erased since is cancelled, and its file deleted. One that ended is
+    collected here where no run can do it: none of its verdicts is in a partition, or all were pruned.
 
     Raises:
         SinkError: the trajectory database cannot be reached.
@@ -61,12 +68,25 @@ def poll_batches(storage: Storage, judge: JudgeConfig) -> list[PolledBatch]:
     with open_batches(storage.postgres) as store:
         batches = store.unfinished()
         polled = run_to_end(_poll_all(store, judge, batches)) if batches else []
-        for one in polled:
-            if one.is_ended and not one.partition_keys and one.batch.state == BatchState.SUBMITTED:
-                # Its verdicts were pruned meanwhile: no run would collect it, and it is booked all the same.
-                with open_verdicts(storage.postgres) as verdicts:
-                    _Collector(storage, judge, store, verdicts, "", lambda _: None).collect(one.batch, [], {})
-        return polled
+        return [
+            one
+            if any(map(is_partition, one.partition_keys)) or not one.is_ended
+            else _collected(one, storage, judge, store)
+            for one in polled
+        ]
+
+
+def _collected(one: PolledBatch, storage: Storage, judge: JudgeConfig, store: BatchStore) -> PolledBatch:
+    """Collect a batch that no run would collect; returns what came of it."""
+    keys, seen = list(one.partition_keys), [one.seen]
+    try:
+        judge = judge.with_redaction_key(redaction_key(storage.postgres, judge.redaction_key))
+        with open_verdicts(storage.postgres) as verdicts:
+            collector = _Collector(storage, judge, store, verdicts, str(uuid4()), seen.append)
+            collector.collect(one.batch, keys, {key: JudgingStats() for key in keys})
+    except PipelineError as error:
+        seen.append(str(error))
+    return replace(one, seen="; ".join(seen), is_ended=False, partition_keys=())
 
 
 def cancel_batch(storage: Storage, judge: JudgeConfig, batch_id: str) -> str:
@@ -96,25 +116,34 @@ def forget_batch(storage: Storage, judge: JudgeConfig, batch_id: str) -> str:
     For a batch that the provider does not know any more. Nothing is asked of the provider.
 
     Raises:
-        PipelineError: there is no such batch, or it is collected or abandoned.
+        PipelineError: there is no such batch, or it is collected or abandoned, or another process works on it.
     """
     with open_batches(storage.postgres) as store:
-        batch = _require(store, batch_id)
+        batch, worker = _require(store, batch_id), new_worker()
         if batch.state in (BatchState.COLLECTED, BatchState.ABANDONED):
             raise PipelineError(f"Batch {batch.batch_id} is {batch.state}: there is nothing to forget.")
-        _book_rest(store, batch, judge, BatchReplies("forgotten"), new_worker())
-        note = "forgotten by command: its lines are booked as lost"
-        store.release(batch.batch_id, ErrorClass.BATCH_ENDED, note)
-        now = datetime.now(UTC)
-        store.change(
-            batch.batch_id,
-            list(BatchState),
-            state=BatchState.COLLECTED,
-            booked_usd=store.booked(batch.batch_id),
-            note=note,
-            ended_at=now,
-            files_deleted_at=now,
-        )
+        if not store.claim(batch.batch_id, worker, _WORK_SECONDS, store.expired_holder(batch.batch_id)):
+            # Who prepares it would send it all the same.
+            raise PipelineError(
+                f"Batch {batch.batch_id} is being prepared or collected by another process: try again when that has"
+                " ended."
+            )
+        try:
+            _book_rest(store, batch, judge, BatchReplies("forgotten"), worker)
+            note = "forgotten by command: its lines are booked as lost"
+            store.release(batch.batch_id, ErrorClass.BATCH_ENDED, note)
+            now = datetime.now(UTC)
+            store.change(
+                batch.batch_id,
+                list(BatchState),
+                state=BatchState.COLLECTED,
+                booked_usd=store.booked(batch.batch_id),
+                note=note,
+                ended_at=now,
+                files_deleted_at=now,
+            )
+        finally:
+            store.unclaim(batch.batch_id, worker)
         return f"Batch {batch.batch_id} is forgotten: its lines are booked as lost, its verdicts are pending again."
 
 
@@ -177,6 +206,8 @@ async def _poll(api: BatchApi, store: BatchStore, batch: JudgeBatch, worker: str
         return "collected; its files are deleted", False
     seen = await api.retrieve(batch.provider_batch_id or "")
     store.change(batch.batch_id, [BatchState.SUBMITTED], **_seen(seen))
+    if awaits_answers(seen):
+        return _state_of(seen), False
     if seen.status in ENDED:
         return f"{_state_of(seen)}, to be collected", True
     if seen.status != "cancelling" and store.showed_erased_content(batch.batch_id):
@@ -240,7 +271,7 @@ def _seen(batch: Batch) -> dict[str, Any]:
 def _state_of(batch: Batch) -> str:
     counts = batch.request_counts
     done = f" ({counts.completed} of {counts.total} answered, {counts.failed} failed)" if counts else ""
-    return f"{batch.status}{done}"
+    return f"{batch.status}{done}{', without a file of answers so far' if awaits_answers(batch) else ''}"
 
 
 def _require(store: BatchStore, batch_id: str) -> JudgeBatch:
@@ -292,7 +323,7 @@ class _Collector:
         async with open_batch_api(self.judge) as api:
             seen = await api.retrieve(batch.provider_batch_id or "")
             self.store.change(batch.batch_id, [BatchState.SUBMITTED], **_seen(seen))
-            if seen.status not in ENDED:
+            if seen.status not in ENDED or awaits_answers(seen):
                 self.progress(f"batch {seen.id} is {_state_of(seen)}")
                 return None
             errors = batch_errors(seen)
@@ -304,7 +335,8 @@ class _Collector:
                 if file_id:
                     # Unnamed: nothing of it stays on the disk, however this process ends.
                     target = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
-                    if await api.download(file_id, target):
+                    if (headers := await api.download(file_id, target)) is not None:
+                        replies.simulated |= SIMULATED_HEADER in headers
                         replies.index(target, ours)
         completed = seen.request_counts.completed if seen.request_counts else None
         begun = seen.status != "failed" or bool(completed)
@@ -325,7 +357,11 @@ class _Collector:
         policy_id = self.judge.policy.policy_id
         if batch.policy_id == policy_id:
             found = judging_candidates(self.verdicts.connection, policy_id, keys, JudgeOrder.NEWEST)
-            waiting = [one for one in found if one.status == VerdictStatus.SUBMITTED and one.key in attempts]
+            waiting = [
+                one
+                for one in found
+                if one.status == VerdictStatus.SUBMITTED and one.key in attempts and attempts[one.key]["waits"]
+            ]
             _, error = judge_candidates(
                 waiting,
                 self.storage,
@@ -351,7 +387,10 @@ class _Collector:
             state=BatchState.COLLECTED,
             counts=dict(+replies.counts),
             booked_usd=store.booked(batch.batch_id),
-            token_limit=(enqueued_limit(replies.errors) or max(batch.prompt_tokens // 2, 1)) if is_full else None,
+            # Without a number: half of it, but never less than one prompt may have, which could not be sent at all.
+            token_limit=enqueued_limit(replies.errors) or max(batch.prompt_tokens // 2, self.judge.max_prompt_tokens)
+            if is_full
+            else None,
             note=replies.errors or None,
             ended_at=datetime.now(UTC),
         )
@@ -378,7 +417,7 @@ def _book_rest(store: BatchStore, batch: JudgeBatch, judge: JudgeConfig, replies
     """Book the lines that no verdict was stored for."""
     rows = [row for row in store.attempts(batch.batch_id) if row["duration_ns"] is None]
     inbox = BatchInbox(batch.batch_id, worker, judge, replies, {})
-    joined = ("verdict_status", "shown_sha256")
+    joined = ("waits", "shown_sha256")
     store.settle([inbox.settled({name: row[name] for name in row if name not in joined}) for row in rows])
 
 

@@ -18,6 +18,13 @@ from trajectory_pipeline.storage.postgres.verdict_status import JudgingCandidate
 from trajectory_pipeline.storage.postgres.verdicts import VerdictStore, open_verdicts
 from trajectory_pipeline.storage.storage import Storage
 
+AT_ONCE = 100
+"""So many trajectories get all their votes before others get any.
+
+A cap that ends in between then leaves verdicts, and not only first votes: of a backlog that is larger than each day's
+budget, no verdict would ever be complete.
+"""
+
 Unfinished = tuple[Collection[JudgingCandidate], Exception | None]
 JudgeAlone = Callable[
     [Sequence[JudgingCandidate], JudgeConfig, Mapping[str, JudgingStats], Callable[[str], None]], Unfinished
@@ -27,7 +34,7 @@ JudgeAlone = Callable[
 
 @dataclass
 class Voting:
-    """Asks for the votes on each trajectory, and combines them, partition by partition.
+    """Asks for the votes on each trajectory, some trajectories at a time, and combines them, partition by partition.
 
     Attributes:
         judge: with its voters, and a resolved redaction key.
@@ -43,9 +50,13 @@ class Voting:
     stats: Mapping[str, JudgingStats]
     judge_alone: JudgeAlone
     on_complete: Callable[[str], None]
+    _here: Sequence[JudgingCandidate] = ()
     _stored: set[JudgingCandidate] = field(default_factory=set)
     _asked: set[str] = field(default_factory=set)
     _reasons: dict[JudgingCandidate, EscalateWhen] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._left = Counter(one.partition_key for one in self.candidates)
 
     def run(self) -> Unfinished:
         """Judge all; returns the trajectories that are left without a verdict, and the error that ended it, if any."""
@@ -53,15 +64,26 @@ class Voting:
         for voter in voters:
             policy = voter.judge.policy
             self.verdicts.record_policy(policy.policy_id, policy.definition, policy.model)
-        first, second = self._first, [voter for voter in voters if voter.escalated]
-        error = self._ask(self.candidates, first, is_last=not second)
-        if error is None and second:
-            for candidate, votes in self._votes(self.verdicts, self.candidates, first).items():
-                reason = escalation(votes, self.judge.rule, candidate.heuristic_outcome)
-                if reason is not None:
-                    self._reasons[candidate] = reason
-            error = self._ask(list(self._reasons), second, is_last=True)
+        error: Exception | None = None
+        for number in range(0, len(self.candidates), AT_ONCE):
+            self._here = self.candidates[number : number + AT_ONCE]
+            error = self._judge_here()
+            if error is not None:
+                break
         return [one for one in self.candidates if one not in self._stored], error
+
+    def _judge_here(self) -> Exception | None:
+        first, second = self._first, [voter for voter in self.judge.voters if voter.escalated]
+        error = self._ask(self._here, first, is_last=not second)
+        if error is not None or not second:
+            return error
+        escalated: list[JudgingCandidate] = []
+        for candidate, votes in self._votes(self.verdicts, self._here, first).items():
+            reason = escalation(votes, self.judge.rule, candidate.heuristic_outcome)
+            if reason is not None:
+                self._reasons[candidate] = reason
+                escalated.append(candidate)
+        return self._ask(escalated, second, is_last=True)
 
     @property
     def _first(self) -> list[Voter]:
@@ -82,7 +104,7 @@ class Voting:
             due = self._due([sample_of(one, voter, sample) for one in asked], voter)
             if ends:
                 waited_for = {one.partition_key for one in due}
-                for key in {one.partition_key for one in self.candidates} - waited_for:
+                for key in {one.partition_key for one in self._here} - waited_for:
                     self._combine(key)
             if not due:
                 continue
@@ -135,8 +157,8 @@ class Voting:
         return {one: votes for one, votes in found.items() if len(votes) == len(slots) or unfinished_vote(votes)}
 
     def _combine(self, key: str) -> None:
-        """Store the verdicts of a partition, as far as their votes are there."""
-        here = [one for one in self.candidates if one.partition_key == key]
+        """Store the verdicts of those trajectories of a partition that were asked about, as far as votes are there."""
+        here = [one for one in self._here if one.partition_key == key]
         escalated = [one for one in here if one in self._reasons]
         policy_id = self.judge.policy.policy_id
         with open_verdicts(self.storage.postgres) as verdicts:
@@ -152,4 +174,6 @@ class Voting:
             if rows:
                 verdicts.save_verdicts(rows, new_worker())
         self._stored |= votes.keys()
-        self.on_complete(key)
+        self._left[key] -= len(here)
+        if not self._left[key]:
+            self.on_complete(key)

@@ -33,6 +33,18 @@ def test_policies_are_compared_on_labelled_runs(
     assert (unknown.exit_code, f"There are: {SCRIPTED_MODEL}" in squeezed(unknown)) == (2, True)
 
 
+def test_file_of_a_panel_is_read_as_text_and_names_what_is_missing(
+    run_command: Command, databases: dict[str, str], judge: SimulatedJudge, tmp_path: Path
+) -> None:
+    (tmp_path / "panel.txt").write_bytes(b"run-\x80\n")
+    wrong = run_command("judge-panel", "--runs", "panel.txt", "--dry-run", **databases)
+    assert (wrong.exit_code, "cannot be read as UTF-8 text" in squeezed(wrong)) == (2, True)
+    (tmp_path / "panel.txt").write_text("\ufeffrun-nowhere\n", encoding="utf-8")
+    variables = databases | {"OPENAI_BASE_URL": judge.base_url, "TRAJECTORY_JUDGE_MODEL": JUDGE_MODEL}
+    estimated = run_command("judge-panel", "--runs", "panel.txt", "--dry-run", **variables)
+    assert "1 run without a trajectory, or deleted at the source: run-nowhere" in squeezed(estimated)
+
+
 def test_written_prompt_can_be_named_in_a_policy_file_and_checked(run_command: Command, tmp_path: Path) -> None:
     written = run_command("policy", "export", "strict")
     assert (written.exit_code, sorted(written.output.split())) == (

@@ -1,5 +1,8 @@
 """Judging in batches: sent once, and booked once at the batch rate, whatever the provider does."""
 
+import asyncio
+import errno
+import io
 import random
 from dataclasses import replace
 from datetime import timedelta
@@ -9,16 +12,17 @@ from typing import Any
 import pytest
 
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.errors import JudgeError, PipelineError, SinkError
 from trajectory_pipeline.judge.client.batch_api import BatchApiError
 from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.prompt import built_in_prompt
-from trajectory_pipeline.pipeline import keep_batches
+from trajectory_pipeline.pipeline import batch_outbox, keep_batches
 from trajectory_pipeline.pipeline.batch_outbox import BatchOutbox
 from trajectory_pipeline.pipeline.judge import JudgingResult, JudgingRun
 from trajectory_pipeline.pipeline.keep_batches import PolledBatch, cancel_batch, forget_batch, poll_batches
-from trajectory_pipeline.schema.enums import DeletedContent, JudgeMode
+from trajectory_pipeline.schema.enums import BatchState, DeletedContent, JudgeMode
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
+from trajectory_pipeline.storage.postgres.judge_batches import BatchStore
 from trajectory_pipeline_tests.letta_sample import sample_partitions
 from trajectory_pipeline_tests.marks import some_heavy
 from trajectory_pipeline_tests.pipeline.materializing import Pipeline, Row, delete_run, only
@@ -80,7 +84,7 @@ def assert_books_agree(pipeline: Pipeline, judge: SimulatedJudge) -> None:
 
 
 def test_batch_is_submitted_polled_and_collected(captured: Pipeline, judge: SimulatedJudge) -> None:
-    judge.plan_batches({"seconds": 3.0})
+    judge.plan_batches({"seconds": 5.0})
     result = submit(captured)
     # One trajectory is judged online first: the call shows which form of a request the server accepts.
     assert result.submitted == eligible(captured) - 1
@@ -90,12 +94,16 @@ def test_batch_is_submitted_polled_and_collected(captured: Pipeline, judge: Simu
     assert (row["state"], row["lines"], row["provider_status"]) == ("submitted", result.submitted, "validating")
     assert row["reserved_usd"] == day_totals(captured)["reserved_usd"] > 0
     assert captured.ask("SELECT * FROM trajectory.verdict_locks") == []
+    estimate = JudgingRun(captured.storage, captured.judge).estimate([HOUR], timedelta(days=7))
+    assert (estimate.submitted, estimate.reused, estimate.judged.total()) == (result.submitted, 1, 0)
+    assert f"{result.submitted} verdicts to come from a batch that runs." in estimate.sentences()
     # A materialization meanwhile asks nothing twice.
     assert captured.refine(HOUR).calls == submit(captured).calls == 0
     while not (polled := poll(captured))[0].partition_keys:
         assert "in_progress" in polled[0].seen
     result = collect(captured)
     assert result.calls == row["lines"] == judge.batches()["lines_worked_on"]
+    assert result.simulated_models == result.models == {captured.model}
     assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible"}
     row = batch(captured)
     assert (row["state"], row["provider_status"]) == ("collected", "completed")
@@ -128,6 +136,31 @@ def test_second_batch_needs_no_call_online(captured: Pipeline, judge: SimulatedJ
     assert statuses(captured)["submitted"] == eligible(captured)
     collect(captured)
     assert_books_agree(captured, judge)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"temperature": 0.7}, {"max_response_tokens": 9000}, {"response_format": "tool_call"}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_batch_asks_as_the_policy_says_now(captured: Pipeline, judge: SimulatedJudge, changed: Row) -> None:
+    submit(captured)
+    collect(captured)
+    captured.judge_settings = changed
+    captured.max_prompt_tokens = 90_000
+    # Whether the server takes it is not known: one call shows it.
+    assert submit(captured).calls == 1
+    newest = captured.ask("SELECT options FROM trajectory.judge_batches ORDER BY created_at DESC")[0]["options"]
+    assert newest.items() >= changed.items()
+
+
+def test_shorter_answers_are_asked_for_and_reserved(captured: Pipeline, judge: SimulatedJudge) -> None:
+    submit(captured)
+    collect(captured)
+    captured.judge_settings = {"max_response_tokens": 900}
+    assert submit(captured).calls == 0
+    newest = captured.ask("SELECT options FROM trajectory.judge_batches ORDER BY created_at DESC")[0]["options"]
+    assert newest["max_response_tokens"] == 900
 
 
 def test_batch_within_budget_defers_the_rest(captured: Pipeline, judge: SimulatedJudge) -> None:
@@ -186,6 +219,7 @@ def test_full_file_begins_another_batch(
         {"end": "failed"},
         {"lines": ["shuffled", "duplicate", "foreign", "malformed"]},
         {"wire": ["content_lost"]},
+        {"wire": ["content_cut"]},
         pytest.param({"wire": ["no_metadata"]}, marks=pytest.mark.heavy),
     ],
     ids=lambda plan: "-".join(map(str, (*plan.get("lines", ()), *plan.get("wire", ()), plan.get("end", "")))),
@@ -324,6 +358,69 @@ def test_full_queue_makes_the_next_batch_smaller(captured: Pipeline, judge: Simu
     assert_books_agree(captured, judge)
 
 
+def test_full_queue_never_keeps_a_prompt_from_being_sent(captured: Pipeline, judge: SimulatedJudge) -> None:
+    submit(captured)
+    collect(captured)
+    captured.max_prompt_tokens = 90_000
+    judge.plan_batches({"end": "queue_full"})
+    run = JudgingRun(captured.storage, captured.judge, mode=JudgeMode.BATCH, limit=1)
+    run.judge_partitions([HOUR])
+    collect(captured)
+    captured.do("UPDATE trajectory.verdicts SET next_attempt_at = now()")
+    # Half of one prompt would hold none, and no other limit would ever be learnt.
+    assert submit(captured).submitted == eligible(captured)
+
+
+def test_prompt_that_no_batch_can_hold_is_judged_online(captured: Pipeline, judge: SimulatedJudge) -> None:
+    judge.plan_batches({"end": "queue_full", "token_limit": 1000})
+    submit(captured)
+    collect(captured)
+    captured.do("UPDATE trajectory.verdicts SET next_attempt_at = now()")
+    result = submit(captured)
+    assert (result.submitted, result.calls) == (0, eligible(captured) - 1)
+    # A day later it may take more.
+    captured.do("UPDATE trajectory.judge_batches SET ended_at = ended_at - interval '25 hours'")
+    captured.max_prompt_tokens = 90_000
+    assert submit(captured).submitted == eligible(captured) - 1
+
+
+def test_answers_without_a_file_yet_are_waited_for(captured: Pipeline, judge: SimulatedJudge) -> None:
+    judge.plan_batches({"wire": ["output_late", "output_late"]})
+    submit(captured)
+    assert "without a file of answers so far" in poll(captured)[0].seen
+    collect(captured)
+    assert batch(captured)["state"] == "submitted"
+    collect(captured)
+    assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible"}
+    assert_books_agree(captured, judge)
+
+
+class _FullDisk(io.BytesIO):
+    def write(self, _: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("opened", [_FullDisk, None], ids=["full", "read-only"])
+def test_disk_without_room_ends_the_run_and_sends_nothing(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch, opened: type[_FullDisk] | None
+) -> None:
+    def open_file() -> _FullDisk:
+        if opened is None:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_outbox.tempfile, "TemporaryFile", open_file)
+        with pytest.raises(PipelineError, match="another folder in TMPDIR"):
+            submit(captured)
+    assert judge.batches()["files"] == []
+    assert captured.ask("SELECT 1 FROM trajectory.verdicts WHERE error_class = 'internal_error'") == []
+    submit(captured)
+    collect(captured)
+    assert set(statuses(captured)) <= {"judged", "insufficient_evidence", "not_eligible"}
+    assert_books_agree(captured, judge)
+
+
 def test_refused_batch_is_undone_and_raised(captured: Pipeline, judge: SimulatedJudge) -> None:
     judge.plan_batches({"wire": ["create_refused"]})
     with pytest.raises(BatchApiError, match=r"Creating a batch at .* failed: HTTP 429"):
@@ -394,6 +491,51 @@ def test_forgotten_batch_is_booked_as_lost(captured: Pipeline, judge: SimulatedJ
     assert (batch(captured)["booked_usd"], day_totals(captured)["reserved_usd"]) == (reserved, 0)
     assert "submitted" not in statuses(captured)
     assert poll(captured) == []
+
+
+def test_batch_that_a_worker_prepares_is_not_forgotten(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = BatchOutbox.send
+
+    async def forget_and_send(outbox: BatchOutbox) -> None:
+        with pytest.raises(PipelineError, match="is being prepared or collected by another process"):
+            await asyncio.to_thread(forget_batch, captured.storage, captured.judge, batch(captured)["batch_id"])
+        await send(outbox)
+
+    monkeypatch.setattr(BatchOutbox, "send", forget_and_send)
+    submit(captured)
+    assert batch(captured)["state"] == "submitted"
+    collect(captured)
+    assert_books_agree(captured, judge)
+
+
+def test_verdict_waits_for_its_newest_batch_alone(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge.plan_batches({"end": "expired", "answered": 0.25})
+    submit(captured)
+    change = BatchStore.change
+
+    def die(store: BatchStore, batch_id: str, expected: Any, **values: Any) -> bool:
+        if values.get("state") == BatchState.COLLECTED:
+            raise SinkError("gone")
+        return change(store, batch_id, expected, **values)
+
+    with monkeypatch.context() as patched:
+        # What was not worked on is pending again; the batch itself is not marked as collected yet.
+        patched.setattr(BatchStore, "change", die)
+        with pytest.raises(SinkError):
+            collect(captured)
+        patched.setattr("trajectory_pipeline.pipeline.judge.collect_batches", lambda *_, **__: [])
+        judge.plan_batches({"seconds": 600})
+        again = submit(captured).submitted
+    assert again > 0
+    collect(captured)
+    states = [row["state"] for row in captured.ask("SELECT state FROM trajectory.judge_batches ORDER BY created_at")]
+    assert states == ["collected", "submitted"]
+    assert statuses(captured)["submitted"] == again
+    assert captured.refine(HOUR).calls == 0
 
 
 def test_batch_of_pruned_verdicts_is_booked_by_the_poll(captured: Pipeline, judge: SimulatedJudge) -> None:

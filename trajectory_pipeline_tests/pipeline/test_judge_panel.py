@@ -131,6 +131,10 @@ def test_panel_sends_nothing_of_a_denied_agent(captured: Pipeline, judge: Simula
 def test_panel_names_runs_without_a_trajectory(captured: Pipeline) -> None:
     runs = panel_of(captured, 1)
     assert judged(captured, [*runs, "run-nowhere"], 1).missing == ["run-nowhere"]
+    now = datetime.now(UTC)
+    assert estimate_panel([*runs, "run-nowhere"], 2, captured.storage, captured.judge, now=now).missing == [
+        "run-nowhere"
+    ]
 
 
 def test_estimate_of_a_panel_asks_nobody(captured: Pipeline, judge: SimulatedJudge) -> None:

@@ -15,6 +15,7 @@ from trajectory_pipeline.demo.simulated_judge import JUDGE_MODEL, OBEDIENT_MODEL
 from trajectory_pipeline.errors import ProviderDownError
 from trajectory_pipeline.judge.config import Voter
 from trajectory_pipeline.judge.policy import VotingRule
+from trajectory_pipeline.pipeline import voting
 from trajectory_pipeline.pipeline.judge_panel import judge_panel
 from trajectory_pipeline.schema.enums import EscalateWhen
 from trajectory_pipeline.schema.verdicts import REFINED_OUTCOMES
@@ -129,6 +130,25 @@ def test_vote_without_headroom_leaves_the_others_paid(captured: Pipeline, judge:
     vote_with(captured, JUDGE_MODEL, SCRIPTED_MODEL)
     result = captured.refine(HOUR)
     assert result.calls == result.judged == eligible(captured)
+    assert {row["verdict_status"] for row in of_policy(captured, captured.policy.policy_id).values()} <= FINAL
+
+
+def test_cap_that_ends_between_votes_leaves_complete_verdicts(
+    captured: Pipeline, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voting, "AT_ONCE", 5)
+    captured.budget = {"daily_usd": Decimal("0.06")}
+    vote_with(captured, JUDGE_MODEL, samples=3)
+    result = captured.refine(HOUR)
+    judged = result.statuses["judged"] + result.statuses["insufficient_evidence"]
+    assert 0 < judged < eligible(captured)
+    # Of the calls that the cap allows, few are for verdicts that have to wait for other votes.
+    assert judge.calls()["received"] - 3 * judged <= 2 * 5
+    assert len(captured.parquet(REFINED_OUTCOMES, HOUR)) == RUNS
+    captured.budget = {}
+    vote_with(captured, JUDGE_MODEL, samples=3)
+    captured.refine(HOUR)
+    assert judge.calls()["received"] == 3 * eligible(captured)
     assert {row["verdict_status"] for row in of_policy(captured, captured.policy.policy_id).values()} <= FINAL
 
 

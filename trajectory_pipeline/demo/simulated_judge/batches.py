@@ -42,7 +42,8 @@ class BatchPlan:
         lines: what happens to its files: ``missing`` (lines not worked on are in no file), ``lost`` (the last answer is
             in no file, and billed), ``duplicate``, ``foreign``, ``malformed``, ``shuffled``, ``no_output``.
         wire: ``upload_lost`` and ``create_lost`` (done, and the connection closes), ``create_refused``,
-            ``no_metadata`` (the batch forgets it), ``content_lost`` (the first download breaks off).
+            ``no_metadata`` (the batch forgets it), ``content_lost`` and ``content_cut`` (the first download breaks off,
+            before or within the file), ``output_late`` (asked after its end, it names no file of answers yet; once).
     """
 
     seconds: float = 0.0
@@ -102,6 +103,8 @@ class _Batch:
             "error_file_id": self.error_file_id,
             "created_at": int(self.created),
             "expires_at": int(self.created) + _WINDOW,
+            # A file that never comes is one of a batch that ended long ago.
+            **({f"{self.status}_at": int(time.time())} if self.status in _ENDED and self.output_file_id else {}),
             "request_counts": self.counts,
             "metadata": self.metadata,
             "usage": {
@@ -175,10 +178,16 @@ class BatchServer:
     async def _content(self, request: Request) -> Response:
         found = self._find_file(request)
         for batch in self._batches.values():
-            if found.id in (batch.output_file_id, batch.error_file_id) and "content_lost" in batch.plan.wire:
+            if found.id not in (batch.output_file_id, batch.error_file_id):
+                continue
+            if "content_lost" in batch.plan.wire:
                 batch.plan.wire.remove("content_lost")
                 return await self._close(request)
-        return Response(found.content, media_type="application/octet-stream")
+            if "content_cut" in batch.plan.wire:
+                batch.plan.wire.remove("content_cut")
+                half = found.content[: len(found.content) // 2]
+                return Response(half, headers={"content-length": str(len(found.content))})
+        return Response(found.content, headers={"x-simulated": "true"}, media_type="application/octet-stream")
 
     async def _delete_file(self, request: Request) -> Response:
         found = self._find_file(request)
@@ -216,7 +225,11 @@ class BatchServer:
     async def _retrieve(self, request: Request) -> Response:
         batch = self._find_batch(request)
         self._advance(batch)
-        return _json(batch.as_json())
+        described = batch.as_json()
+        if batch.status in _ENDED and "output_late" in batch.plan.wire:
+            batch.plan.wire.remove("output_late")
+            described["output_file_id"] = None
+        return _json(described)
 
     async def _cancel(self, request: Request) -> Response:
         batch = self._find_batch(request)

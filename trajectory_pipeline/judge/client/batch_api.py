@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, Final, TypeVar
 
+import httpx2
 import openai
 from openai import AsyncOpenAI
 from openai.types import Batch, BatchError, BatchRequestCounts
@@ -28,6 +29,9 @@ MAX_BYTES = 100 * 1024 * 1024
 """Of one file: half of what OpenAI takes, because the client library holds it in memory."""
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 """A batch with such a status changes no more."""
+_ENDS = ("completed_at", "expired_at", "cancelled_at")
+_LAST_MOMENT = 10**11
+_FILES_MAY_LAG_SECONDS = 3600.0
 _METADATA_KEY = "trajectory_batch"
 _MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 """Of a description of batches or files, of which a page has a thousand."""
@@ -85,7 +89,10 @@ class BatchApi:
         async def search() -> Batch | None:
             number = 0
             async for batch in self.client.batches.list(limit=100):
-                if (batch.metadata or {}).get(_METADATA_KEY) == batch_id or batch.input_file_id in files:
+                # Those of others are listed too, with whatever is in them.
+                metadata: Any = getattr(batch, "metadata", None)
+                ours = isinstance(metadata, dict) and metadata.get(_METADATA_KEY) == batch_id
+                if ours or getattr(batch, "input_file_id", None) in files:
                     return _batch(batch)
                 if (number := number + 1) >= _OLDEST_SEARCHED:
                     break
@@ -106,24 +113,24 @@ class BatchApi:
             if error.error_class is not ErrorClass.MODEL_NOT_FOUND:
                 raise
 
-    async def download(self, file_id: str, target: IO[bytes]) -> bool:
-        """Write a file's content to another, piece by piece; False where the provider has it no more."""
+    async def download(self, file_id: str, target: IO[bytes]) -> Mapping[str, str] | None:
+        """Write a file's content to another, piece by piece; returns the headers, None where it is there no more."""
 
-        async def copy() -> None:
+        async def copy() -> Mapping[str, str]:
             target.seek(0)
             target.truncate()
             streaming = self.client.files.with_streaming_response.content(file_id, timeout=_TRANSFER_SECONDS)
             async with streaming as response:
                 async for piece in response.iter_bytes():
                     target.write(piece)
+                return response.headers
 
         try:
-            await self._done(copy(), "Downloading a file of answers")
+            return await self._done(copy(), "Downloading a file of answers")
         except BatchApiError as error:
             if error.error_class is not ErrorClass.MODEL_NOT_FOUND:
                 raise
-            return False
-        return True
+            return None
 
     async def _inputs(self, batch_id: str) -> list[str]:
         async def search() -> list[str]:
@@ -157,7 +164,8 @@ class BatchApi:
             # The client library checks nothing of what it reads: a page of a gateway, an object of another shape.
             message = f"{where} failed: what came is no answer of a batch API ({error})."
             raise BatchApiError(message, ErrorClass.NOT_A_COMPLETION, is_refusal=False) from None
-        except (TimeoutError, OSError, ValueError) as error:
+        except (TimeoutError, OSError, ValueError, httpx2.HTTPError, httpx2.StreamError) as error:
+            # The last two while a file is downloaded: the client library translates only what comes before its body.
             raise BatchApiError(f"{where} failed: {error}.", ErrorClass.CONNECTION, is_refusal=False) from None
 
 
@@ -182,11 +190,29 @@ def _batch(batch: Batch) -> Batch:
     files = {name: described[name] for name in ("output_file_id", "error_file_id")}
     return batch.model_copy(
         update={
+            "status": batch.status.lower(),
             **{name: file_id if isinstance(file_id, str) else None for name, file_id in files.items()},
             "request_counts": counts if counted else None,
-            "created_at": described["created_at"] if isinstance(described["created_at"], int) else int(time.time()),
+            "created_at": _moment(described["created_at"]) or int(time.time()),
+            **{name: _moment(described.get(name)) for name in _ENDS},
         }
     )
+
+
+def _moment(value: Any) -> int | None:
+    """Return a time since 1970 in seconds; None for what is none."""
+    return value if isinstance(value, int) and 0 < value < _LAST_MOMENT else None
+
+
+def awaits_answers(batch: Batch) -> bool:
+    """Whether a batch ended lately and counts answers, but names no file of them: a provider may do that a bit later.
+
+    Taken as they stand, all these answers would count as lost, and be asked and paid for again.
+    """
+    answered = batch.request_counts.completed if batch.request_counts else 0
+    ended = max((getattr(batch, name) or 0 for name in _ENDS), default=0)
+    late = time.time() - ended < _FILES_MAY_LAG_SECONDS
+    return batch.status in ENDED and answered > 0 and not batch.output_file_id and late
 
 
 def file_name(batch_id: str) -> str:

@@ -25,6 +25,7 @@ _CUSTOM_ID = re.compile(rb'"custom_id"\s{0,8}:\s{0,8}"([^"\\]{1,200})"')
 _START_BYTES = 4096
 _FRAME_BYTES = 64 * 1024
 """Of a line, beside the answer in it."""
+_STATUS = re.compile(r"([2-5][0-9]{2})(?:\.0)?")
 _ENDED_CODES = frozenset({"batch_expired", "batch_cancelled", "batch_failed"})
 """Codes of lines that a provider did not work on."""
 
@@ -110,15 +111,24 @@ class BatchReplies:
         if not is_whole:
             made = httpx2.Response(200, content=text, extensions={"cut_off": True})
             return read_reply(sent, made, simulated=self.simulated)
+        try:
+            return self._read_whole(sent, text, most)
+        except Exception as error:
+            # Whatever is odd in one line costs no other line its verdict.
+            odd = f"its line of the batch's file cannot be read: {type(error).__name__}: {error}"
+            return HttpReply(sent.failed(AttemptResult.UNUSABLE, ErrorClass.NOT_A_COMPLETION, odd))
+
+    def _read_whole(self, sent: CallRecord, text: bytes, most: int) -> HttpReply:
         line: Any = json.loads(text)
         response, error = line.get("response"), line.get("error")
-        if isinstance(response, dict) and response.get("status_code") in range(200, 600):
+        if isinstance(response, dict) and (status := _STATUS.fullmatch(str(response.get("status_code")))):
             content = json.dumps(response.get("body")).encode()
-            headers = {"x-request-id": str(response["request_id"])} if response.get("request_id") else {}
-            made = httpx2.Response(response["status_code"], headers=headers, content=content[:most])
+            made = httpx2.Response(int(status[1]), content=content[:most])
             made.extensions["cut_off"] = len(content) > most
-            return read_reply(sent, made, simulated=self.simulated)
-        if isinstance(error, dict) and error.get("code") in _ENDED_CODES:
+            reply = read_reply(sent, made, simulated=self.simulated)
+            request_id = str(response.get("request_id") or "") or None
+            return replace(reply, call=replace(reply.call, request_id=request_id))
+        if isinstance(error, dict) and str(error.get("code")) in _ENDED_CODES:
             return self._not_worked_on(sent, str(error.get("message") or error["code"]))
         words = describe_error({"error": error})
         made = httpx2.Response(embedded_status(words), content=json.dumps({"error": error}).encode())

@@ -29,7 +29,7 @@ from trajectory_pipeline.judge.client.event_stream import assemble, is_event_str
 from trajectory_pipeline.judge.client.usage import read_billed_usd, read_usage
 from trajectory_pipeline.schema.enums import AttemptResult, ErrorClass
 
-_SIMULATED_HEADER = "x-simulated"
+SIMULATED_HEADER = "x-simulated"
 """What a server that is a simulation, and no model, sends with every response."""
 _NO_COMPLETION = "what came is no chat completion"
 _SHOWN_CHARACTERS = 200
@@ -93,7 +93,7 @@ async def exchange(
         # What the HTTP library raises for a URL that it cannot use.
         message = f"the provider could not be asked: {error}"
         reply = HttpReply(sent.failed(AttemptResult.ERROR, ErrorClass.CONNECTION, message))
-    simulated = _SIMULATED_HEADER in reply.headers
+    simulated = SIMULATED_HEADER in reply.headers
     return replace(reply, call=replace(reply.call, duration_ns=time.monotonic_ns() - began, simulated=simulated))
 
 

@@ -129,6 +129,25 @@ class RequestOptions:
             messages = [{**first, "content": f"{first['content']}\n{schema_instructions(answer_type)}"}, *others]
         return json.dumps({**body, "messages": list(messages)}, separators=(",", ":")).encode()
 
+    def as_accepted(self, former: Mapping[str, Any], *, automatic: bool) -> "RequestOptions | None":
+        """Return these options in the form in which a server accepted former ones.
+
+        None where it may refuse what differs: another temperature, a longer answer, a response format that is not
+        ``automatic``.
+        """
+        if (
+            former["temperature"] not in (None, self.temperature)
+            or former["max_response_tokens"] < self.max_response_tokens
+            or not (automatic or former["response_format"] == self.response_format)
+        ):
+            return None
+        return replace(
+            self,
+            response_format=ResponseFormat(former["response_format"]),
+            temperature=former["temperature"],
+            limit_name=former["limit_name"],
+        )
+
     def after_refusal(self, message_text: str, *, automatic: bool, first: bool) -> "RequestOptions | None":
         """Return the next simpler options after a server rejected these; None where its message asks for none.
 

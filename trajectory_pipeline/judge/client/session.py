@@ -7,7 +7,7 @@ once.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -222,9 +222,11 @@ class JudgeSession:
         """The request options that the server accepts, as far as is known."""
         return self._options
 
-    @options.setter
-    def options(self, options: RequestOptions) -> None:
-        self._options = options
+    def use_accepted(self, former: Mapping[str, Any]) -> bool:
+        """Ask in the form in which the server accepted former calls; returns whether it says how to ask these."""
+        options = self._options.as_accepted(former, automatic=self._is_auto)
+        self._options = options or self._options
+        return options is not None
 
     def _record(
         self, messages: Sequence[dict[str, str]], tokens: int, options: RequestOptions, purpose: AttemptPurpose

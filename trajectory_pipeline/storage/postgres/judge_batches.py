@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -28,15 +28,26 @@ from trajectory_pipeline.storage.postgres.verdicts import RELEASED
 
 Row = dict[str, Any]
 _AT_ONCE = 500
-_RELEASE = (
+_LIMIT_HOLDS = timedelta(days=1)
+_IN_A_LATER_ONE: LiteralString = (
+    "EXISTS (SELECT FROM trajectory.verdict_attempts l JOIN trajectory.judge_batches n ON n.batch_id = l.batch_id"
+    " WHERE l.run_id = a.run_id AND l.verdict_key = a.verdict_key AND n.created_at > b.created_at)"
+)
+"""Whether the verdict of the call ``a`` of the batch ``b`` was submitted once more: then it waits for that batch.
+
+It is pending again as soon as its line is collected, and the rest of the batch may take minutes, or another worker.
+"""
+_RELEASE: LiteralString = (
     "UPDATE trajectory.verdicts v SET verdict_status = 'failed', error_class = %(class)s,"
     " error_message = CASE WHEN NOT v.erased THEN %(message)s::text END,"
     " input_tokens = s.input_tokens, cached_input_tokens = s.cached_input_tokens, output_tokens = s.output_tokens,"
     " cost_usd = s.cost_usd, next_attempt_at = now() + %(pause)s::interval, updated_at = clock_timestamp()"
     " FROM (SELECT run_id, verdict_key, sum(input_tokens)::bigint AS input_tokens,"
     " sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(output_tokens)::bigint AS output_tokens,"
-    " sum(cost_usd) AS cost_usd FROM trajectory.verdict_attempts GROUP BY 1, 2"
-    " HAVING bool_or(batch_id = %(batch)s)) s"
+    " sum(cost_usd) AS cost_usd FROM trajectory.verdict_attempts WHERE (run_id, verdict_key) IN ("
+    "SELECT a.run_id, a.verdict_key FROM trajectory.verdict_attempts a"
+    " JOIN trajectory.judge_batches b ON b.batch_id = a.batch_id"
+    f" WHERE a.batch_id = %(batch)s AND NOT {_IN_A_LATER_ONE}) GROUP BY 1, 2) s"
     " WHERE v.run_id = s.run_id AND v.verdict_key = s.verdict_key AND v.verdict_status = 'submitted'"
 )
 
@@ -140,18 +151,22 @@ class BatchStore:
         )
         return found[0].options if found else None
 
-    def token_room(self, base_url: str, model: str) -> int | None:
-        """Return how many more prompt tokens the provider takes in batches, as far as it said; None if it did not."""
-        rows = self.connection.rows(
+    def token_room(self, base_url: str, model: str) -> tuple[int, int] | None:
+        """Return how many prompt tokens the provider takes in batches, and how many of them are left.
+
+        None where it did not say so lately: what it took a day ago says little, and asking for more costs nothing.
+        """
+        (row,) = self.connection.rows(
             "Looking at the batches that run",
             "SELECT (SELECT token_limit FROM trajectory.judge_batches WHERE base_url = %(url)s AND model = %(model)s"
-            " AND token_limit IS NOT NULL ORDER BY created_at DESC LIMIT 1) - coalesce(sum(prompt_tokens) FILTER ("
-            " WHERE state IN ('uploading', 'creating', 'submitted')), 0)::bigint AS room"
+            " AND token_limit IS NOT NULL AND ended_at > now() - %(holds)s::interval"
+            " ORDER BY created_at DESC LIMIT 1) AS token_limit, coalesce(sum(prompt_tokens) FILTER ("
+            " WHERE state IN ('uploading', 'creating', 'submitted')), 0)::bigint AS taken"
             " FROM trajectory.judge_batches WHERE base_url = %(url)s AND model = %(model)s",
-            {"url": base_url, "model": model},
+            {"url": base_url, "model": model, "holds": _LIMIT_HOLDS},
         )
-        room: int | None = rows[0]["room"]
-        return room
+        limit: int | None = row["token_limit"]
+        return None if limit is None else (limit, limit - row["taken"])
 
     def partition_keys(self, batch_id: str) -> list[str]:
         """Return the keys of the partitions that a batch's verdicts are in, sorted."""
@@ -164,11 +179,14 @@ class BatchStore:
         return [row["partition_key"] for row in rows]
 
     def attempts(self, batch_id: str) -> list[Row]:
-        """Return the calls of a batch, with the status of their verdicts and the hash of what was shown."""
+        """Return the calls of a batch, with the hash of what was shown, and whether their verdicts wait for it."""
         return self.connection.rows(
             "Reading a batch's calls",
-            "SELECT a.*, v.verdict_status, v.shown_sha256 FROM trajectory.verdict_attempts a"
-            " LEFT JOIN trajectory.verdicts v USING (run_id, verdict_key) WHERE a.batch_id = %s ORDER BY a.attempt_id",
+            "SELECT a.*, v.shown_sha256,"
+            f" coalesce(v.verdict_status = 'submitted', false) AND NOT {_IN_A_LATER_ONE} AS waits"
+            " FROM trajectory.verdict_attempts a JOIN trajectory.judge_batches b ON b.batch_id = a.batch_id"
+            " LEFT JOIN trajectory.verdicts v ON v.run_id = a.run_id AND v.verdict_key = a.verdict_key"
+            " WHERE a.batch_id = %s ORDER BY a.attempt_id",
             [batch_id],
         )
 

@@ -1,6 +1,6 @@
 """The contract of the batch sensor: its ticks say what was seen, and a batch that ended is collected and published."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -11,7 +11,8 @@ from trajectory_pipeline.defs.assets.refined_outcomes import COLLECT_TAG
 from trajectory_pipeline.defs.sensors.judge_batches import build_judge_batch_sensor
 from trajectory_pipeline.defs.sensors.refinement import build_refinement_sensor
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
-from trajectory_pipeline.schema.enums import JudgeMode
+from trajectory_pipeline.judge.client.batch_api import BatchApi, BatchApiError
+from trajectory_pipeline.schema.enums import ErrorClass, JudgeMode
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline_tests.conftest import change_settings, make_settings, with_judge
 from trajectory_pipeline_tests.defs.conftest import BUSY, NOW
@@ -63,6 +64,48 @@ def test_ticks_follow_a_batch_to_its_published_verdicts(
     assert statuses(ready) <= {"judged", "insufficient_evidence", "not_eligible"}
     assert judge.calls()["received"] == received  # what the poll let the server work on
     assert tick(ready, instance).skip_message == "No batch runs at the judge's provider."
+
+
+def test_batch_of_hours_that_are_no_partitions_any_more_is_collected(
+    ready: Settings, instance: dg.DagsterInstance, judge: SimulatedJudge
+) -> None:
+    assert judged(ready, instance)
+    moved = change_settings(ready, capture__start=BUSY[-1] + timedelta(hours=1))
+    collected = tick(moved, instance)
+    assert not collected.run_requests
+    assert collected.skip_message is not None
+    assert "is collected (completed)" in collected.skip_message
+    assert statuses(ready) <= {"judged", "insufficient_evidence", "not_eligible"}
+    assert tick(moved, instance).skip_message == "No batch runs at the judge's provider."
+
+
+def test_hours_before_a_start_that_moved_are_not_requested(
+    ready: Settings, instance: dg.DagsterInstance, judge: SimulatedJudge
+) -> None:
+    assert judged(ready, instance)
+    moved = change_settings(ready, capture__start=BUSY[-2])
+    requested = requested_hours(tick(moved, instance))
+    assert requested
+    assert set(requested) <= set(BUSY[-2:])
+
+
+def test_collection_that_failed_is_requested_after_a_pause(
+    ready: Settings, instance: dg.DagsterInstance, judge: SimulatedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> bool:
+        raise BatchApiError("gone", ErrorClass.CONNECTION, is_refusal=False)
+
+    assert judged(ready, instance)
+    assert tick(ready, instance).run_requests
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchApi, "download", fail)
+        assert not judged(ready, instance, tags={COLLECT_TAG: "true"})
+    paused = tick(ready, instance)
+    assert not paused.run_requests
+    assert paused.skip_message is not None
+    assert "failed in the last 10 minutes" in paused.skip_message
+    later = build_judge_batch_sensor(ready, clock=lambda: datetime.now(UTC) + timedelta(minutes=11))
+    assert tick_sensor(later, ready, instance).run_requests
 
 
 def test_refinement_waits_between_two_batches(ready: Settings, instance: dg.DagsterInstance) -> None:

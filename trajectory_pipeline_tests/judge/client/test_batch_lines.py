@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import tracemalloc
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectory_pipeline.errors import JudgeError
+from trajectory_pipeline.judge.client import batch_lines
 from trajectory_pipeline.judge.client.batch_api import (
     ENDPOINT,
     BatchApiError,
@@ -145,7 +147,7 @@ def test_answer_goes_before_an_error_of_the_same_call() -> None:
         ({"error": {"message": "context_length_exceeded"}}, ("error", "context_too_long")),
         ({"response": {"status_code": 200, "body": {}}}, ("unusable", "not_a_completion")),
         ({"response": {"status_code": 200, "body": None}}, ("unusable", "not_a_completion")),
-        ({"response": {"status_code": "200", "body": ANSWER}}, None),
+        ({"error": {"code": ["x"], "message": "Rate limit"}}, ("error", "rate_limited")),
         ({"response": 7, "error": 7}, None),
         ({}, None),
     ],
@@ -156,6 +158,29 @@ def test_error_line_has_the_class_of_a_call(line: dict[str, Any], expected: tupl
         assert (found.result, found.error_class) == expected
     assert found.result != "answered"
     assert found.error_message
+
+
+@pytest.mark.parametrize("status", [200, "200", 200.0])
+@pytest.mark.parametrize("request_id", ["req_é", "req\ud800", "a\nb: c", {"a": 1}, 7, None])
+def test_answer_in_an_odd_line_is_read(status: Any, request_id: Any) -> None:
+    response = {"status_code": status, "request_id": request_id, "body": ANSWER}
+    found = replies(json.dumps({"custom_id": "call-0", "response": response}).encode()).reply(call(0))
+    assert (found.text, found.call.http_status) == ("{}", 200)
+    assert isinstance(found.call.http_status, int)
+
+
+def test_line_that_cannot_be_read_costs_no_other_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread(sent: CallRecord, *_: Any, **__: Any) -> Any:
+        raise RecursionError("too deep")
+
+    found = replies(answer(0), answer(1), calls=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_lines, "read_reply", unread)
+        odd = found.reply(call(0)).call
+    # It may have been billed.
+    assert (odd.result, odd.error_class, odd.usage) == ("unusable", "not_a_completion", None)
+    assert odd.error_message == "its line of the batch's file cannot be read: RecursionError: too deep"
+    assert found.reply(call(1)).call.result == "answered"
 
 
 def test_missing_line_costs_nothing_where_all_is_accounted_for() -> None:
@@ -224,12 +249,15 @@ def test_description_of_another_shape_is_an_error(body: Any, headers: dict[str, 
     assert not raised.value.is_refusal
 
 
-def test_description_with_odd_details_is_read() -> None:
+@pytest.mark.parametrize("moment", ["now", 10**20, -(10**13), 1_796_000_000_000, None])
+def test_description_with_odd_details_is_read(moment: Any) -> None:
     odd = {
         "id": "b",
-        "status": "waiting",
+        "status": "WAITING",
         "request_counts": 7,
-        "created_at": "now",
+        "created_at": moment,
+        "completed_at": moment,
+        "metadata": "no",
         "output_file_id": 1,
         "errors": "no",
     }
@@ -241,5 +269,6 @@ def test_description_with_odd_details_is_read() -> None:
     with Provider(lambda _: (200, odd, {})) as provider:
         found = asyncio.run(work(provider.url))
     assert (found.id, found.status, found.request_counts, found.output_file_id) == ("b", "waiting", None, None)
-    assert isinstance(found.created_at, int)
+    assert datetime.fromtimestamp(found.created_at, UTC) > datetime(2026, 1, 1, tzinfo=UTC)
+    assert found.completed_at is None
     assert batch_errors(found) == ""
