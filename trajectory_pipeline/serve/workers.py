@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -28,6 +29,7 @@ class Workers:
         self.ended = ended
         self._started: dict[int, float] = {}
         self._stopping = False
+        self._alive, self._alive_here = os.pipe()
 
     def run(self) -> None:
         """Run the workers until SIGTERM or SIGINT. No other thread may run when it is called.
@@ -73,6 +75,8 @@ class Workers:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            os.close(self._alive_here)
+            threading.Thread(target=self._end_with_parent, daemon=True).start()
             self.work()
             code = 0
         except BaseException as error:
@@ -80,6 +84,11 @@ class Workers:
         finally:
             sys.stderr.flush()
             os._exit(code)
+
+    def _end_with_parent(self) -> None:
+        # It ends when no process has the other end of the pipe: the parent was killed, and the port must be free.
+        os.read(self._alive, 1)
+        os._exit(1)
 
     def _stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         self._stopping = True

@@ -91,6 +91,18 @@ def test_workers_share_an_address_and_metrics_and_a_dead_one_is_replaced(tmp_pat
         assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in left)
 
 
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    with _running(tmp_path) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        _until(lambda: len(psutil.Process(process.pid).children()) == 2)
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        assert psutil.wait_procs(children, 20)[1] == []
+        # Whoever starts the service again finds its port free.
+        socket.create_server(("127.0.0.1", port)).close()
+
+
 def test_where_workers_cannot_start_the_service_ends_with_the_reason(tmp_path: Path) -> None:
     with _running(tmp_path, shortest_life=60, how="fail") as process:
         _, errors = process.communicate(timeout=60)
