@@ -1,7 +1,11 @@
 """Requests to Dagster's webserver: runs in its queue, as if a person had launched them in the UI."""
 
-from collections.abc import Mapping, Sequence
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
@@ -43,6 +47,7 @@ STATE = """query State($since: Float!) {
   failed: runsOrError(filter: {statuses: [FAILURE], updatedAfter: $since}) { ... on Runs { count } }
   instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } }
 }"""
+_MOST_BYTES = 4_000_000
 _STATE_TIMEOUT_SECONDS = 4.0
 """Whoever collects metrics waits ten seconds."""
 
@@ -68,7 +73,7 @@ class DagsterQueue:
 
     def launch(
         self, assets: Sequence[str], partition_key: str, config: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> dict[str, Any]:
+    ) -> dict[str, str]:
         """Put one run into the queue; returns its ``runId`` and ``status``.
 
         Raises:
@@ -92,23 +97,30 @@ class DagsterQueue:
                 "tags": [{"key": key, "value": value} for key, value in {PARTITION_TAG: partition_key, **tags}.items()]
             },
         }
-        answer = self._ask(LAUNCH, {"params": params})["launchRun"]
-        if answer["__typename"] != "LaunchRunSuccess":
-            words = answer.get("message") or "; ".join(one["message"] for one in answer.get("errors", ()))
-            raise ProblemError(502, f"Dagster refused to launch a run of {partition_key}: {_first_line(words)}")
-        run: dict[str, Any] = answer["run"]
-        return run
+        with _understood():
+            answer = self._ask(LAUNCH, {"params": params})["launchRun"]
+            if answer["__typename"] != "LaunchRunSuccess":
+                words = answer.get("message") or "; ".join(one["message"] for one in answer.get("errors", ()))
+                raise ProblemError(502, f"Dagster refused to launch a run of {partition_key}: {_first_line(words)}")
+            return {name: str(answer["run"][name]) for name in ("runId", "status")}
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """Return a run, with its tags as a mapping; None where there is none.
+        """Return a run's ``runId``, ``status``, ``tags`` and times; None where there is none.
 
         Raises:
             ProblemError: 503, Dagster cannot be reached; 502, it refused.
         """
-        answer = self._ask(LOOK, {"runId": run_id})["runOrError"]
-        if answer["__typename"] != "Run":
-            return None
-        return {**answer, "tags": {tag["key"]: tag["value"] for tag in answer["tags"]}}
+        with _understood():
+            answer = self._ask(LOOK, {"runId": run_id})["runOrError"]
+            if answer["__typename"] != "Run":
+                return None
+            return {
+                **{name: str(answer[name]) for name in ("runId", "status")},
+                "tags": {tag["key"]: tag["value"] for tag in answer["tags"]},
+                "created_at": datetime.fromtimestamp(answer["creationTime"], UTC),
+                "started_at": _moment(answer["startTime"]),
+                "ended_at": _moment(answer["endTime"]),
+            }
 
     def state(self, since: float) -> DagsterState:
         """Return the state of runs and daemons; ``since`` is a Unix time.
@@ -116,12 +128,13 @@ class DagsterQueue:
         Raises:
             ProblemError: 503, Dagster cannot be reached; 502, it refused.
         """
-        answer = self._ask(STATE, {"since": since}, _STATE_TIMEOUT_SECONDS)
-        statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
-        return DagsterState(
-            {name: answer[name].get("count") or 0 for name in ("queued", "running", "failed")},
-            {one["daemonType"]: bool(one["healthy"]) for one in statuses if one["required"]},
-        )
+        with _understood():
+            answer = self._ask(STATE, {"since": since}, _STATE_TIMEOUT_SECONDS)
+            statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+            return DagsterState(
+                {name: int(answer[name].get("count") or 0) for name in ("queued", "running", "failed")},
+                {str(one["daemonType"]): bool(one["healthy"]) for one in statuses if one["required"]},
+            )
 
     def _ask(self, query: str, variables: Mapping[str, Any], timeout_seconds: float = _TIMEOUT_SECONDS) -> Any:
         if self.url is None:
@@ -130,20 +143,43 @@ class DagsterQueue:
                 "This service knows no Dagster: set TRAJECTORY_DAGSTER_UI_URL to the address of its webserver, and"
                 " start the service again.",
             )
+        until = time.monotonic() + timeout_seconds
+        text = bytearray()
         try:
-            response = httpx2.post(
-                self.url.rstrip("/") + "/graphql",
-                json={"query": query, "variables": variables},
-                timeout=timeout_seconds,
-            )
-            body = response.json()
-        except (httpx2.HTTPError, ValueError):
+            asked = {"query": query, "variables": variables}
+            address = self.url.rstrip("/") + "/graphql"
+            with httpx2.stream("POST", address, json=asked, timeout=timeout_seconds) as response:
+                # The timeout is that of each read: an answer that trickles in would never end.
+                for piece in response.iter_bytes():
+                    text += piece
+                    if len(text) > _MOST_BYTES or time.monotonic() > until:
+                        # What is cut off is no JSON.
+                        break
+            body = json.loads(text)
+        except (httpx2.HTTPError, ValueError, RecursionError):
             raise ProblemError(
                 503, "Dagster's webserver (TRAJECTORY_DAGSTER_UI_URL) cannot be reached, or does not answer: start it."
             ) from None
         if not isinstance(body, dict) or not isinstance(body.get("data"), dict) or body.get("errors"):
             raise ProblemError(502, f"Dagster's webserver refused the request with status {response.status_code}.")
         return body["data"]
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Turn what an answer lacks into a problem: what answers may be no Dagster, or another version."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        raise ProblemError(
+            502,
+            "What answers at TRAJECTORY_DAGSTER_UI_URL does not answer as this version of Dagster: check the address,"
+            " and that both have one version.",
+        ) from None
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _first_line(text: str) -> str:

@@ -1,6 +1,6 @@
 """Endpoints: ask for verdicts on runs, or for their materialization, in Dagster's own queue; and what became of it."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -102,9 +102,9 @@ def request_state(
         dagster_run_id=found["runId"],
         status=found["status"],
         partition_key=found["tags"].get("dagster/partition"),
-        created_at=datetime.fromtimestamp(found["creationTime"], UTC),
-        started_at=_moment(found["startTime"]),
-        ended_at=_moment(found["endTime"]),
+        created_at=found["created_at"],
+        started_at=found["started_at"],
+        ended_at=found["ended_at"],
     )
 
 
@@ -129,7 +129,17 @@ def _queue(service: Service, access: Access, run_ids: list[str], assets: list[st
     items: list[QueuedRun] = []
     for key, ids in by_partition.items():
         config: dict[str, Any] = {REFINED_OUTCOMES.name: {"run_ids": ids}} if REFINED_OUTCOMES.name in assets else {}
-        run = queue.launch(assets, key, config, tags)
+        try:
+            run = queue.launch(assets, key, config, tags)
+        except ProblemError as error:
+            if not items:
+                raise
+            queued = ", ".join(f"{item.dagster_run_id} ({item.partition_key})" for item in items)
+            raise ProblemError(
+                error.status,
+                f"{error.detail.rstrip('.')}. {len(items)} of {len(by_partition)} hours were put into the queue before,"
+                f" and go on: {queued}.",
+            ) from None
         items.append(QueuedRun(dagster_run_id=run["runId"], status=run["status"], partition_key=key, run_ids=ids))
     return Queued(items=items)
 
@@ -140,7 +150,3 @@ def _dagster(service: Service) -> DagsterQueue:
 
 def _asker(access: Access) -> str:
     return access.token_id or "none"
-
-
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -16,6 +16,7 @@ from trajectory_pipeline.definitions import build_defs
 from trajectory_pipeline.defs.launch_config import RefinementConfig
 from trajectory_pipeline.demo.simulated_judge import SimulatedJudge
 from trajectory_pipeline.serve import dagster_queue
+from trajectory_pipeline.serve.problems import ProblemError
 from trajectory_pipeline.serve.requested_work import Stage
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.storage import Storage
@@ -155,6 +156,11 @@ def test_foreign_run_is_not_judged(client: httpx2.Client, dagster: FakeDagster, 
         ({"data": {"launchRun": {"__typename": "RunConfigValidationInvalid", "errors": [{"message": "x"}]}}}, 502, "x"),
         ({"errors": [{"message": "syntax"}]}, 502, "refused"),
         ([], 502, "refused"),
+        ({"data": {}}, 502, "does not answer as this version"),
+        ({"data": {"launchRun": None}}, 502, "does not answer as this version"),
+        ({"data": {"launchRun": {"__typename": "LaunchRunSuccess"}}}, 502, "does not answer as this version"),
+        ({"data": {"launchRun": {"__typename": "New", "errors": None}}}, 502, "does not answer as this version"),
+        ({"data": {"launchRun": {"__typename": "New", "message": 5}}}, 502, "does not answer as this version"),
     ],
 )
 def test_refusal_of_dagster_is_told(
@@ -165,6 +171,63 @@ def test_refusal_of_dagster_is_told(
     assert found.status_code == status
     assert text in found.json()["detail"]
     assert "stack" not in found.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"data": {}},
+        {"data": {"runOrError": None}},
+        {"data": {"runOrError": {"__typename": "Run", "runId": "a"}}},
+        {
+            "data": {
+                "runOrError": {
+                    "__typename": "Run",
+                    "runId": "a",
+                    "status": "QUEUED",
+                    "tags": [],
+                    "creationTime": None,
+                    "startTime": None,
+                    "endTime": None,
+                }
+            }
+        },
+    ],
+)
+def test_state_that_is_none_of_dagster_is_told(
+    client: httpx2.Client, dagster: FakeDagster, tokens: Tokens, answer: Any
+) -> None:
+    dagster.answer = answer
+    found = client.get("/v1/requests/a", headers=tokens.header("mine"))
+    assert (found.status_code, found.headers["content-type"]) == (502, "application/problem+json"), found.text
+    metrics = client.get("/metrics", headers=tokens.header("all"))
+    assert (metrics.status_code, "trajectory_dagster_up 0.0" in metrics.text) == (200, True)
+
+
+def test_runs_that_were_queued_before_a_refusal_are_named(
+    client: httpx2.Client, dagster: FakeDagster, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    respond = dagster.respond
+
+    def refuse_the_second(body: dict[str, Any]) -> Any:
+        answer = respond(body)
+        refused = {"data": {"launchRun": {"__typename": "PythonError", "message": "no room"}}}
+        return answer if len(dagster.asked) == 1 else refused
+
+    monkeypatch.setattr(dagster, "respond", refuse_the_second)
+    body = {"run_ids": sorted(tokens.runs[MINE])[:20]}
+    found = client.post("/v1/verdicts", json=body, headers=tokens.header("mine"))
+    assert found.status_code == 502
+    detail = found.json()["detail"]
+    assert "no room. 1 of" in detail
+    assert "dagster-1 (" in detail
+
+
+def test_answer_that_never_ends_is_given_up(dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dagster_queue, "_MOST_BYTES", 1_000)
+    dagster.answer = {"data": {"runOrError": {"__typename": "Run", "runId": "a" * 100_000}}}
+    with pytest.raises(ProblemError, match="cannot be reached, or does not answer"):
+        dagster_queue.DagsterQueue(dagster.url).run("a")
 
 
 def test_no_dagster_is_told(guarded: httpx2.Client, tokens: Tokens) -> None:
