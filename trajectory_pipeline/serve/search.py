@@ -1,5 +1,6 @@
 """Endpoints: search, and a contrast of runs that succeeded with runs that failed."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from trajectory_pipeline.budget.caps import BudgetExhausted
 from trajectory_pipeline.errors import PipelineError, QueryError
 from trajectory_pipeline.schema.enums import ExecutionStatus, Outcome, VerdictStatus
 from trajectory_pipeline.search.found_by_meaning import found_by_meaning_alone
@@ -16,10 +18,11 @@ from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
 from trajectory_pipeline.serve.presentation import json_response, with_redacted
-from trajectory_pipeline.serve.problems import ProblemError, problems
+from trajectory_pipeline.serve.problems import LOG, ProblemError, problems
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
 from trajectory_pipeline.storage.postgres.search import SearchHit, contrast, search
 
+NO_EMBEDDING = "The embedding model gave no embedding: the service's log says why."
 _Found = TypeVar("_Found")
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -194,7 +197,11 @@ def _embedding(service: Service, query: SearchQuery) -> tuple[list[float] | None
         return None, "This service was started without an embedding model."
     try:
         embedding = service.embed(query.q)
-    except PipelineError as error:
-        # Words alone still find much, and the answer says so.
+    # Words alone still find much, and the answer says so.
+    except BudgetExhausted as error:
         return None, str(error)
+    except PipelineError as error:
+        # It may have words of the model's server, which are neither redacted nor marked as data.
+        LOG.error(json.dumps({"error": type(error).__name__, "reason": service.redact(str(error))}))
+        return None, NO_EMBEDDING
     return (None, embedding.reason) if embedding.vector is None else (embedding.vector.tolist(), None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trajectory_pipeline.pipeline.configured_models import build_redactor
 from trajectory_pipeline.pipeline.embed import Embedder
 from trajectory_pipeline.pipeline.query_embedding import QueryEmbedding, embed_query, searched_space
+from trajectory_pipeline.serve.bounded_embedding import BoundedEmbedding
 from trajectory_pipeline.serve.metrics import Metrics
 from trajectory_pipeline.serve.recent import Recent
 from trajectory_pipeline.serve.recent_documents import RecentDocuments
@@ -82,4 +83,6 @@ def make_service(
             storage.postgres, embedder, redact, text, disabled_reason=no_embedder, searched=searched.value()
         )
 
-    return Service(settings, storage, redact, loopback, embed)
+    # The model in this process takes no longer the more ask.
+    asking = embed if settings.embedding.is_local else BoundedEmbedding(embed)
+    return Service(settings, storage, redact, loopback, asking)
