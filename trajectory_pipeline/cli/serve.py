@@ -113,6 +113,7 @@ def _serve(host: str, port: int, workers: int, fd: int | None, *, mcp_stdio: boo
             host=host,
             port=port,
             http=ProblemProtocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -54,6 +54,8 @@ def create_app(service: Service) -> ASGIApp:
         redoc_url=None,
         dependencies=[Depends(check_parameters)],
         separate_input_output_schemas=False,
+        # A redirect would name the scheme and host of the request: behind a proxy, plain HTTP.
+        redirect_slashes=False,
     )
     app.state.service = service
     add_handlers(app)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -60,7 +60,7 @@ def access_of(service: Service, scope: Scope, token: str | None, needed: TokenSc
 def bearer_token(headers: Headers) -> str | None:
     """Return the token in the header ``Authorization``; None without one."""
     kind, _, token = headers.get("authorization", "").partition(" ")
-    return token if kind.lower() == "bearer" and token else None
+    return token.strip() or None if kind.lower() == "bearer" else None
 
 
 async def find_access(service: Service, scope: Scope, token: str | None, needed: TokenScope) -> Access:
@@ -74,11 +74,9 @@ async def find_access(service: Service, scope: Scope, token: str | None, needed:
 def require(scope: TokenScope) -> Callable[..., Awaitable[Access]]:
     """Return a dependency: the access of a request, which must have this scope."""
 
-    async def access(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
-    ) -> Access:
-        token = credentials.credentials if credentials else None
-        return await find_access(service_of(request), request.scope, token, scope)
+    # ``_BEARER`` is there for OpenAPI: the header is read in one way everywhere.
+    async def access(request: Request, _: Annotated[object, Depends(_BEARER)] = None) -> Access:
+        return await find_access(service_of(request), request.scope, bearer_token(request.headers), scope)
 
     return access
 

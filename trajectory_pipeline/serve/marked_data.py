@@ -11,6 +11,8 @@ from trajectory_pipeline.serve.service import DATA_NOTICE
 
 MOST_ITEMS = 50
 """Of a list within an answer."""
+_IDS = ("run_id", "continues_run_id")
+"""What a client sends back to read a run: half of it names none."""
 # Bidirectional controls, what has no width, and the tags and selectors that spell out text which nobody sees.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
@@ -26,7 +28,7 @@ def bounded(value: Any, longest: int) -> Any:
     if isinstance(value, str):
         return shortened(value, longest)
     if isinstance(value, dict):
-        return {key: bounded(item, longest) for key, item in value.items()}
+        return {key: item if key in _IDS else bounded(item, longest) for key, item in value.items()}
     if isinstance(value, list):
         kept = [bounded(item, longest) for item in value[:MOST_ITEMS]]
         return [*kept, f"[{len(value) - MOST_ITEMS} more items]"] if len(value) > MOST_ITEMS else kept

@@ -25,7 +25,7 @@ from trajectory_pipeline.search.query import LONGEST_QUERY
 from trajectory_pipeline.serve.access import LOCAL, Access
 from trajectory_pipeline.serve.filters import FilterQuery, Moment
 from trajectory_pipeline.serve.marked_data import bounded, marked, shortened
-from trajectory_pipeline.serve.models import AnyRunId, Text
+from trajectory_pipeline.serve.models import LONGEST_CURSOR, AnyRunId, Text
 from trajectory_pipeline.serve.presentation import (
     LINKS,
     decode_cursor,
@@ -79,7 +79,9 @@ From = Annotated[
 To = Annotated[
     Moment | None, Field(description="Only runs that ended before this time: ISO 8601, UTC without an offset.")
 ]
-Cursor = Annotated[str | None, Field(max_length=1000, description="Where the page before ended, as its note says.")]
+Cursor = Annotated[
+    str | None, Field(max_length=LONGEST_CURSOR, description="Where the page before ended, as its note says.")
+]
 Query = Annotated[
     str,
     Field(
@@ -367,17 +369,22 @@ class _TurnPage:
         """Yield what is on the page."""
         (first, skipped), size = (self._first[0] - 1, self._first[1] - 1), 0
         for at, turn in enumerate(self._turns[first : first + self._most], start=first + 1):
+            if size > LONGEST_PAGE:
+                self.next = (at, 1)
+                return
             messages = turn["messages"]
             if skipped and skipped >= len(messages):
                 return
             shown: list[dict[str, Any]] = []
             error = turn.get("error") or {}
             text = ": ".join(as_text(error[name]) for name in ("type", "message") if error.get(name))
+            text = shortened(self._redact(text), self._longest)
+            size += len(text)
             yield {
                 "turn": at,
                 "step_id": turn["step_id"],
                 "model": turn.get("model"),
-                "error": shortened(self._redact(text), self._longest) if text else None,
+                "error": text or None,
                 "messages": shown,
             }
             for place, message in enumerate(messages[skipped:], start=skipped + 1):

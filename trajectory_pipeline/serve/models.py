@@ -13,6 +13,8 @@ PLAIN = r"^[^\x00-\x1f\x7f]+$"
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=PLAIN)]
 AnyRunId = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00]+$")]
 """Whatever a source may call a run: a path below a folder, for one. Postgres indexes no longer text."""
+LONGEST_CURSOR = 12_000
+"""Characters of a cursor, which has a run's id in it, in base64 of UTF-8."""
 RunId = Annotated[AnyRunId, Path(description="Id of the run, such as `run-…`: all that follows in the address.")]
 
 

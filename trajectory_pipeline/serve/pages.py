@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from trajectory_pipeline.lossless_json import exact_numbers
 from trajectory_pipeline.report.trajectory_view import TEMPLATES as REPORT_TEMPLATES
@@ -168,15 +167,12 @@ def style(request: Request) -> Response:
     return Response(text, media_type="text/css", headers={"etag": tag})
 
 
-async def answer_unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_unknown_path(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as ASGI has it
     """Answer a request for a path that is none: a browser with a page, a program with a problem.
 
     Raises:
         ProblemError: 404.
     """
-    if scope["type"] != "http":
-        await WebSocketClose()(scope, receive, send)
-        return
     request = Request(scope)
     if "text/html" in request.headers.get("accept", ""):
         scope[SHOW] = functools.partial(_refused, request)

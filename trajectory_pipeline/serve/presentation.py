@@ -25,6 +25,7 @@ _VERDICT = tuple(name for name in Judged.model_fields if name not in ("status", 
 LINKS = ("continues_run_id", "task_family", "similar_runs")
 """Of ``read_run``: the runs that a run belongs with."""
 _TEXTS = ("agent_name", "tools_used", "models")
+_LESSON_TEXTS = ("agent_name", "failure_mode", "task_category", "summary", "lesson")
 _JUDGED_TEXTS = ("failure_mode", "task_category", "tags", "summary", "lesson", "requirements", "failure", "decisions")
 
 
@@ -49,20 +50,20 @@ def with_redacted(values: dict[str, Any], names: Iterable[str], service: Service
 
 def lesson_of(row: Row, service: Service) -> dict[str, Any]:
     """Return a row of ``list_lessons`` as ``Lesson``."""
-    found: dict[str, Any] = redacted(
-        {
-            **{
-                name: row[name]
-                for name in ("run_id", "source", "agent_id", "agent_name", "end_time", "lesson", "summary")
-            },
-            "judged_outcome": row["outcome"],
-            "confidence": row["outcome_confidence"],
-            "failure_mode": row["failure_mode"],
-            "task_category": row["task_category"],
-        },
-        service.redact,
+    told = (
+        "run_id",
+        "source",
+        "agent_id",
+        "agent_name",
+        "end_time",
+        "failure_mode",
+        "task_category",
+        "summary",
+        "lesson",
     )
-    return found
+    found = {name: row[name] for name in told}
+    found |= {"judged_outcome": row["outcome"], "confidence": row["outcome_confidence"]}
+    return with_redacted(found, _LESSON_TEXTS, service)
 
 
 def trajectory_json(row: Row, document: bytes, service: Service) -> bytes:

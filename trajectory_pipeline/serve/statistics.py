@@ -11,13 +11,16 @@ from trajectory_pipeline.schema.enums import Outcome
 from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
+from trajectory_pipeline.serve.presentation import with_redacted
 from trajectory_pipeline.serve.problems import problems
-from trajectory_pipeline.serve.redacted import redacted
 from trajectory_pipeline.serve.service import DATA_NOTICE, Service
 from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_reads import count_outcomes, newest_of_families
 
 router = APIRouter(prefix="/v1", tags=["statistics"])
+_IDS = ("agent", "organization", "task_family")
+"""Groups whose key is an id, by which their runs are asked for."""
+_EXAMPLE_TEXTS = ("agent_name", "summary", "lesson")
 GroupBy = Literal[
     "none", "agent", "organization", "day", "week", "tool", "model", "failure_mode", "task_category", "task_family"
 ]
@@ -102,12 +105,11 @@ def count_groups(
         rows = count_outcomes(connection, filters, group_by, limit + 1)
         families = [row["key"] for row in rows[:limit] if row["key"] is not None] if group_by == "task_family" else []
         examples = newest_of_families(connection, families) if families else {}
-    groups = [
-        # Not by the name of the field: a `key` is one of a group, not a secret.
-        {**group_of(row), **{name: redacted(row[name], service.redact) for name in ("key", "name")}}
-        | {"example": redacted(examples.get(row["key"]), service.redact)}
-        for row in rows[:limit]
-    ]
+    groups = []
+    for row in rows[:limit]:
+        example = examples.get(row["key"])
+        group = with_redacted(group_of(row), ("name",) if group_by in _IDS else ("key", "name"), service)
+        groups.append(group | {"example": example and with_redacted(example, _EXAMPLE_TEXTS, service)})
     return groups, len(rows) > limit
 
 

@@ -11,7 +11,7 @@ from trajectory_pipeline.schema.enums import ExecutionStatus
 from trajectory_pipeline.serve.access import Access
 from trajectory_pipeline.serve.authentication import Reader, service_of
 from trajectory_pipeline.serve.filters import FilterQuery
-from trajectory_pipeline.serve.models import LessonPage, RunId, RunPage, Trajectory
+from trajectory_pipeline.serve.models import LONGEST_CURSOR, LessonPage, RunId, RunPage, Trajectory
 from trajectory_pipeline.serve.presentation import (
     decode_cursor,
     document_json,
@@ -35,7 +35,7 @@ class PageQuery(FilterQuery):
     """Filters, and a page."""
 
     limit: int = Field(50, ge=1, le=200, description="Runs of a page.")
-    cursor: str | None = Field(None, max_length=1000, description="`next_cursor` of the page before.")
+    cursor: str | None = Field(None, max_length=LONGEST_CURSOR, description="`next_cursor` of the page before.")
 
 
 class ListQuery(PageQuery):

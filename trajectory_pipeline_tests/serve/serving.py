@@ -20,7 +20,9 @@ def serving(settings: Settings, storage: Storage, *, loopback: bool = True, **op
     """Serve these sinks; yields the address."""
     with storage.pooled() as pooled:
         app = create_app(make_service(settings, pooled, loopback=loopback, **options))
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, http=ProblemProtocol, log_config=None, access_log=False)
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=0, http=ProblemProtocol, ws="none", log_config=None, access_log=False
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -170,6 +170,13 @@ def test_odd_authorization_is_refused(guarded: httpx2.Client, tokens: Tokens, he
     assert answer.status_code == 401
 
 
+@pytest.mark.parametrize("header", ["Bearer  {}", "bearer {}", "BEARER   {}"])
+def test_every_endpoint_reads_the_header_alike(guarded: httpx2.Client, tokens: Tokens, header: str) -> None:
+    headers = {"authorization": header.format(tokens.by_name["mine"])}
+    for path in (f"/v1/trajectories/{min(tokens.runs[MINE])}", "/v1/statistics", "/metrics", "/"):
+        assert guarded.get(path, headers=headers).status_code == 200, path
+
+
 def test_scope_is_needed(guarded: httpx2.Client, tokens: Tokens) -> None:
     answer = guarded.get("/v1/trajectories", headers=tokens.header("judge"))
     assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")

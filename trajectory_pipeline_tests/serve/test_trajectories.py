@@ -220,6 +220,26 @@ def test_headers_that_are_too_long_are_refused(served: httpx2.Client, size: int)
     assert served.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/trajectories", "/v1/statistics", "/"])
+def test_request_for_a_websocket_is_answered_as_any_other(served: httpx2.Client, path: str) -> None:
+    headers = {
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "sec-websocket-version": "13",
+    }
+    assert served.get(path, headers=headers).status_code == 200
+    unknown = served.get("/nothing", headers=headers)
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize("path", ["/v1/trajectories/", "/v1/statistics/", "/families/", "/health/"])
+def test_nobody_is_sent_to_another_address(served: httpx2.Client, path: str) -> None:
+    answer = served.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert "location" not in answer.headers
+
+
 def test_what_is_no_http_is_answered_by_a_problem(served: httpx2.Client) -> None:
     with socket.create_connection((served.base_url.host, served.base_url.port or 80), timeout=30) as connection:
         connection.sendall(b"NO HTTP\r\n\r\n")
