@@ -16,7 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 
 from trajectory_pipeline.schema.enums import Outcome
-from trajectory_pipeline.serve.mcp_tools import LONGEST_PAGE
+from trajectory_pipeline.serve.mcp_tools import LONGEST_PAGE, _TurnPage
 from trajectory_pipeline.serve.statistics import GroupBy
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.storage import Storage
@@ -162,6 +162,21 @@ def test_trajectory_is_paged_to_its_end(
         assert len(seen) < 1000
     assert len(seen) == longest["message_count"]
     assert len(set(seen)) == len(seen)
+
+
+def test_page_is_bounded_where_turns_have_long_errors() -> None:
+    error = {"type": "LLMError", "message": "x" * 20_000}
+    turns = [{"step_id": f"step-{number}", "messages": [], "error": error} for number in range(20)]
+    place, read = (1, 1), []
+    for _ in turns:
+        page = _TurnPage(turns, place, 20, 20_000, str)
+        shown = list(page.turns())
+        assert len(json.dumps(shown)) < 2 * LONGEST_PAGE
+        read += [turn["step_id"] for turn in shown]
+        if page.next is None:
+            break
+        place = page.next
+    assert read == [turn["step_id"] for turn in turns]
 
 
 def test_statistics_count_every_run_once(ask: Callable[..., tuple[dict[str, Any], str]], story: Pipeline) -> None:
