@@ -63,7 +63,7 @@ def _serve(host: str, port: int, workers: int, fd: int | None, *, mcp_stdio: boo
         import uvicorn
 
         from trajectory_pipeline.serve.app import create_app
-        from trajectory_pipeline.serve.http_protocol import ProblemProtocol
+        from trajectory_pipeline.serve.http_protocol import server_config
         from trajectory_pipeline.serve.mcp_tools import create_mcp_server
         from trajectory_pipeline.serve.metrics import forget_process
         from trajectory_pipeline.serve.problems import LOG
@@ -108,16 +108,7 @@ def _serve(host: str, port: int, workers: int, fd: int | None, *, mcp_stdio: boo
         err.print(
             f"Serving on http://{host}:{port} (Ctrl-C stops it): pages at /, MCP at /mcp, REST described at /docs"
         )
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http=ProblemProtocol,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-        )
+        config = server_config(app, host, port)
         if workers == 1:
             uvicorn.Server(config).run([listening])
             return

@@ -2,6 +2,8 @@
 
 import secrets
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from trajectory_pipeline.serve.problems import MEDIA_TYPE, problem_body
@@ -63,3 +65,17 @@ class ProblemProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         )
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
+
+
+def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    """Return how the service is run: it logs its requests itself, and a request for a websocket is as any other."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=ProblemProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )

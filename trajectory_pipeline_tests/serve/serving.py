@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 
 from trajectory_pipeline.serve.app import create_app
-from trajectory_pipeline.serve.http_protocol import ProblemProtocol
+from trajectory_pipeline.serve.http_protocol import server_config
 from trajectory_pipeline.serve.service import make_service
 from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.storage import Storage
@@ -20,10 +20,7 @@ def serving(settings: Settings, storage: Storage, *, loopback: bool = True, **op
     """Serve these sinks; yields the address."""
     with storage.pooled() as pooled:
         app = create_app(make_service(settings, pooled, loopback=loopback, **options))
-        config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, http=ProblemProtocol, ws="none", log_config=None, access_log=False
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
