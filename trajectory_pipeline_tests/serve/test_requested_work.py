@@ -194,7 +194,7 @@ def test_refusal_of_dagster_is_told(
         },
     ],
 )
-def test_state_that_is_none_of_dagster_is_told(
+def test_unexpected_answer_from_dagster_is_a_bad_gateway(
     client: httpx2.Client, dagster: FakeDagster, tokens: Tokens, answer: Any
 ) -> None:
     dagster.answer = answer

@@ -192,20 +192,16 @@ SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM allowed JOIN trajectory.trajectory_embeddings e USING (run_id)
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
 ORDER BY distance, e.run_id LIMIT %(depth)s"""
-# Without reading all runs too: the nearest that are not deleted, among the nearest ones.
-_NEAREST_OF_WHOLE = """
-SELECT e.run_id, e.distance FROM (
-    SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
-    FROM trajectory.trajectory_embeddings e
-    WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
-    ORDER BY distance, e.run_id LIMIT %(looked_at)s OFFSET 0) e
-CROSS JOIN LATERAL ({runs} AND t.run_id = e.run_id OFFSET 0) t
-ORDER BY e.distance, e.run_id LIMIT %(depth)s"""
+# Without reading all runs too; some may be deleted.
 _NEAREST_WITH_DELETED = """
 SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
 FROM trajectory.trajectory_embeddings e
 WHERE e.model_id = {model} AND e.embedding IS NOT NULL{of_embeddings}
-ORDER BY distance, e.run_id LIMIT %(depth)s"""
+ORDER BY distance, e.run_id LIMIT %(looked_at)s"""
+_NEAREST_OF_WHOLE = f"""
+SELECT e.run_id, e.distance FROM ({_NEAREST_WITH_DELETED} OFFSET 0) e
+CROSS JOIN LATERAL ({{runs}} AND t.run_id = e.run_id OFFSET 0) t
+ORDER BY e.distance, e.run_id LIMIT %(depth)s"""
 # Runs that do not pass the filters are passed over until there are enough, or 20,000 were looked at. In strict order,
 # the index would leave out what it finds late, which is up to half of the nearest where few pass.
 _INDEX_SCAN = """
@@ -738,7 +734,8 @@ def _nearest(
         of_embeddings=sql.SQL(scope.also_of("e")),
         **space.parts,
     )
-    parameters = {**scope.parameters, "vector": space.vector, "depth": depth, "looked_at": 2 * depth}
+    looked_at = depth if with_deleted else 2 * depth
+    parameters = {**scope.parameters, "vector": space.vector, "depth": depth, "looked_at": looked_at}
     found = connection.execute(statement, parameters).fetchall()
     if scope.whole and not with_deleted and len(found) < depth:
         # Many of the nearest ones are deleted.

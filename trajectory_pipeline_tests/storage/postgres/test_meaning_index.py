@@ -61,7 +61,7 @@ def test_indexes_are_made_once_there_are_enough_embeddings(database: TrajectoryD
     assert ensure_meaning_indexes(database) == 0
 
 
-def test_an_index_that_is_missing_is_made_beside_the_other(database: TrajectoryDatabase) -> None:
+def test_missing_index_is_created_beside_the_other(database: TrajectoryDatabase) -> None:
     """As in a database of an older version, which had one."""
     ensure_meaning_indexes(database)
     with psycopg.connect(database.url) as connection:
