@@ -141,8 +141,12 @@ def test_letta_package_accepts_the_records_and_makes_the_same_of_atif(runs: list
         for run in mine
     )
     for run, result in zip(mine, theirs, strict=True):
-        if not any("arguments that are no JSON object" in reason and n for reason, n in run.losses.items()):
+        if not any(number for loss, number in run.losses.items() if loss.startswith(_LOST_BY_RECORDS_ALONE)):
             assert _comparable(records[run.run_id]) == _comparable(result["records"]), run.run_id
+
+
+_LOST_BY_RECORDS_ALONE = ("arguments that are no JSON object", "texts of role")
+"""What ATIF keeps, in `extra` or as a system step that names the role, and records have no place for."""
 
 
 def _comparable(records: Any) -> list[Any]:
