@@ -1,5 +1,6 @@
 """Follows the batches at the provider to their end: finds lost ones, polls, cancels, and collects the answers."""
 
+import asyncio
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
@@ -40,6 +41,8 @@ RECOVER_AFTER = timedelta(minutes=2)
 """Age of the last step of a batch whose worker is gone, before it is looked for: a provider's list may lag."""
 _WORK_SECONDS = 900.0
 """A claim on a batch while its files are downloaded; from then on the worker renews it."""
+_PAUSES_BEFORE_SHORT_FILES_AGAIN = (0.5, 2.0)
+"""Seconds: files with fewer answers than the provider counts may have been cut off on their way, without an error."""
 _QUEUE_FULL = ("token_limit_exceeded", "enqueued token")
 
 
@@ -326,22 +329,32 @@ class _Collector:
             if seen.status not in ENDED or awaits_answers(seen):
                 self.progress(f"batch {seen.id} is {_state_of(seen)}")
                 return None
-            errors = batch_errors(seen)
-            replies = BatchReplies(
-                seen.status, errors, _class_of(errors), max_response_tokens=self.judge.max_response_tokens
-            )
             ours = frozenset(row["attempt_id"] for row in attempts)
-            for file_id in (seen.output_file_id, seen.error_file_id):
-                if file_id:
-                    # Unnamed: nothing of it stays on the disk, however this process ends.
-                    target = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
-                    if (headers := await api.download(file_id, target)) is not None:
-                        replies.simulated |= SIMULATED_HEADER in headers
-                        replies.index(target, ours)
-        completed = seen.request_counts.completed if seen.request_counts else None
+            completed = seen.request_counts.completed if seen.request_counts else None
+            for pause in (*_PAUSES_BEFORE_SHORT_FILES_AGAIN, None):
+                replies = await self._replies(api, seen, ours, files)
+                has_all = completed is None or completed <= replies.worked_on
+                if has_all or pause is None:
+                    break
+                await asyncio.sleep(pause)
         begun = seen.status != "failed" or bool(completed)
-        replies.all_accounted = not begun or (completed is not None and completed <= replies.worked_on)
+        replies.all_accounted = not begun or (completed is not None and has_all)
         return _Ended(replies, attempts)
+
+    async def _replies(self, api: BatchApi, seen: Batch, ours: frozenset[str], files: ExitStack) -> BatchReplies:
+        """Download the files of a batch."""
+        errors = batch_errors(seen)
+        replies = BatchReplies(
+            seen.status, errors, _class_of(errors), max_response_tokens=self.judge.max_response_tokens
+        )
+        for file_id in (seen.output_file_id, seen.error_file_id):
+            if file_id:
+                # Unnamed: nothing of it stays on the disk, however this process ends.
+                target = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
+                if (headers := await api.download(file_id, target)) is not None:
+                    replies.simulated |= SIMULATED_HEADER in headers
+                    replies.index(target, ours)
+        return replies
 
     def _store_verdicts(
         self,

@@ -395,6 +395,14 @@ def test_answers_without_a_file_yet_are_waited_for(captured: Pipeline, judge: Si
     assert_books_agree(captured, judge)
 
 
+def test_file_that_ends_early_is_downloaded_again(captured: Pipeline, judge: SimulatedJudge) -> None:
+    judge.plan_batches({"wire": ["content_short"]})
+    submit(captured)
+    collect(captured)
+    assert {line["result"] for line in lines(captured)} == {"answered"}
+    assert_books_agree(captured, judge)
+
+
 class _FullDisk(io.BytesIO):
     def write(self, _: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -43,7 +43,8 @@ class BatchPlan:
             in no file, and billed), ``duplicate``, ``foreign``, ``malformed``, ``shuffled``, ``no_output``.
         wire: ``upload_lost`` and ``create_lost`` (done, and the connection closes), ``create_refused``,
             ``no_metadata`` (the batch forgets it), ``content_lost`` and ``content_cut`` (the first download breaks off,
-            before or within the file), ``output_late`` (asked after its end, it names no file of answers yet; once).
+            before or within the file), ``content_short`` (it ends early, without an error; once),
+            ``output_late`` (asked after its end, it names no file of answers yet; once).
     """
 
     seconds: float = 0.0
@@ -187,6 +188,9 @@ class BatchServer:
                 batch.plan.wire.remove("content_cut")
                 half = found.content[: len(found.content) // 2]
                 return Response(half, headers={"content-length": str(len(found.content))})
+            if "content_short" in batch.plan.wire:
+                batch.plan.wire.remove("content_short")
+                return Response(found.content[: len(found.content) // 2], headers={"x-simulated": "true"})
         return Response(found.content, headers={"x-simulated": "true"}, media_type="application/octet-stream")
 
     async def _delete_file(self, request: Request) -> Response:
