@@ -1,21 +1,19 @@
 """The card of a dataset: what it holds, where it is from, and what it lacks."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trajectory_pipeline.exports.formats import ExportFormat
 
 
-def dataset_card(manifest: Mapping[str, Any]) -> str:
-    """Return the card as Markdown, with the header that the Hugging Face Hub reads."""
+def dataset_card(manifest: Mapping[str, Any], digest: str) -> str:
+    """Return the card as Markdown, with the header that the Hugging Face Hub reads; ``digest`` is of the files."""
     kind = ExportFormat(manifest["format"])
     judge = manifest["judge"]
     simulated = " **Some verdicts are of a simulated judge: they are no opinion.**" if judge["simulated"] else ""
     return "\n".join(
         [
-            *_header(kind, manifest["records"], files_digest(manifest["files"])),
+            *_header(kind, manifest["records"], digest),
             "# Agent trajectories",
             "",
             kind.form.files,
@@ -44,11 +42,6 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
             "",
         ]
     )
-
-
-def files_digest(files: Mapping[str, Any]) -> str:
-    """Return one digest of the files that a manifest names."""
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def asset_card(kind: ExportFormat, splits: Sequence[str], digest: str) -> str:

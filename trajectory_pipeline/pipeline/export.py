@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -14,17 +15,18 @@ from typing import Any
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.card import dataset_card
 from trajectory_pipeline.exports.formats import ExportFormat, Writer, WriterOptions
-from trajectory_pipeline.exports.source import NoPlace, json_bytes
-from trajectory_pipeline.exports.splits import SplitShares, groups_of, split_of
+from trajectory_pipeline.exports.source import JsonObject, NoPlace, json_bytes
+from trajectory_pipeline.exports.splits import SplitShares, split_of
 from trajectory_pipeline.exports.writers import JsonLines
 from trajectory_pipeline.judge.redaction.redactor import REDACTION_VERSION, Redactor
 from trajectory_pipeline.pipeline.export_duplicates import Duplicate, WrittenTexts
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun, Encoding
 from trajectory_pipeline.pipeline.export_encoding import encode_runs
 from trajectory_pipeline.pipeline.export_pairs import FamilyPairs, Pair, PairFinder
+from trajectory_pipeline.pipeline.export_spool import Spool
 from trajectory_pipeline.runtime.private_files import create_file
 from trajectory_pipeline.schema.enums import RedactionMode
-from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
+from trajectory_pipeline.schema.exports import ExportFilters
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION
 from trajectory_pipeline.storage.export_target import MANIFEST, NewDataset, location_of, new_dataset
 from trajectory_pipeline.storage.postgres.connection import translating_database_errors
@@ -39,6 +41,8 @@ from trajectory_pipeline.storage.postgres.export_registry import (
 )
 from trajectory_pipeline.storage.postgres.exports import PassingRuns, count_passing, select_runs
 from trajectory_pipeline.storage.postgres.redaction_key import redaction_key
+from trajectory_pipeline.storage.scratch.run_groups import RunGroups
+from trajectory_pipeline.storage.scratch.run_selection import RunSelection
 from trajectory_pipeline.storage.storage import Storage
 
 RUNS, NEAR_DUPLICATES = "runs.jsonl", "near_duplicates.jsonl"
@@ -148,11 +152,13 @@ def export_dataset(
         PipelineError: the target exists, or cannot be written.
         SinkError: a sink cannot be read.
     """
-    selected = _select(storage, filters)
     export = Export(location_of(target), options.format.value, False, plain(asdict(filters)))
     with new_dataset(target) as dataset:
         folder = dataset.folder
-        with DatasetFiles(folder, options.near_duplicates) as files:
+        with (
+            closing(_select(storage, filters, folder)) as selected,
+            DatasetFiles(folder, options.near_duplicates) as files,
+        ):
             if options.format.form.pairs:
                 _write_pairs(files, storage, selected, options)
             else:
@@ -168,12 +174,25 @@ def export_dataset(
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **files.manifest(filters, options, len(selected), status),
         }
-        write_file(folder / "README.md", dataset_card(manifest).encode())
-        write_file(folder / MANIFEST, json_bytes(manifest))
+        digest = _write_manifest(folder, manifest, described_files(folder))
+        write_file(folder / "README.md", dataset_card(manifest, digest).encode())
         _publish(storage.postgres, dataset, export)
     return ExportResult(
         export.location, len(selected), files.records, files.left_out, files.losses, status, files.simulated
     )
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any], files: Iterator[tuple[str, JsonObject]]) -> str:
+    """Write a manifest that names these files, of which there may be very many; returns a digest of them."""
+    digest = hashlib.sha256()
+    with create_file(folder / MANIFEST) as file:
+        file.write(json_bytes(manifest)[:-1] + b',"files":{')
+        for number, (name, described) in enumerate(files):
+            entry = b"," * bool(number) + json_bytes(name) + b":" + json_bytes(described)
+            digest.update(entry)
+            file.write(entry)
+        file.write(b"}}")
+    return digest.hexdigest()
 
 
 def _publish(database: TrajectoryDatabase, dataset: NewDataset, export: Export) -> None:
@@ -203,73 +222,65 @@ def pairs_by_family(
         SinkError: a sink cannot be read.
     """
     # Near-duplicates are no option of counting: there is no file of them.
-    finder = PairFinder(folder, options.pairs_per_task, WrittenTexts(folder / NEAR_DUPLICATES, None))
-    try:
-        for run in encode_runs(storage, options.encoding(storage), _select(storage, filters), Counter()):
+    with (
+        closing(_select(storage, filters, folder)) as selected,
+        closing(WrittenTexts(folder / NEAR_DUPLICATES, None)) as texts,
+        closing(PairFinder(folder, options.pairs_per_task, texts)) as finder,
+    ):
+        for run in encode_runs(storage, options.encoding(storage), selected, Counter()):
             if not isinstance(run.encoded, NoPlace):
                 finder.add(run)
         return finder.families()
-    finally:
-        finder.close()
 
 
-def _select(storage: Storage, filters: ExportFilters) -> list[SelectedRun]:
-    selected = select_runs(storage.postgres, filters)
-    if not selected:
+def _select(storage: Storage, filters: ExportFilters, folder: Path) -> RunSelection:
+    selected = RunSelection(folder, select_runs(storage.postgres, filters))
+    if not len(selected):
+        selected.close()
         raise NothingSelectedError("No run passes the filters.", count_passing(storage.postgres, filters))
     return selected
 
 
-def _write_runs(
-    files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
-) -> None:
-    groups = groups_of({one.run_id: one.group_keys for one in selected})
+def _write_runs(files: "DatasetFiles", storage: Storage, selected: RunSelection, options: ExportOptions) -> None:
     writer = files.open(options)
-    for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
-        if isinstance(run.encoded, NoPlace):
-            files.left_out[run.encoded.reason] += 1
-        elif files.leave_out_duplicate(run) is None:
-            group = groups[run.selected.run_id]
-            split = split_of(group, options.shares, options.seed)
-            files.write(writer, run, split, group)
+    with closing(RunGroups(files.folder, (one.group_keys for one in selected))) as groups:
+        for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
+            if isinstance(run.encoded, NoPlace):
+                files.left_out[run.encoded.reason] += 1
+            elif files.leave_out_duplicate(run) is None:
+                group = groups.name_of(run.selected.group_keys[0])
+                split = split_of(group, options.shares, options.seed)
+                files.write(writer, run, split, group)
 
 
-def _write_pairs(
-    files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
-) -> None:
-    pairs = find_pairs(files, storage, selected, options)
-    keys: dict[str, list[str]] = {}
-    for number, pair in enumerate(pairs):
-        for side in (pair.chosen, pair.rejected):
-            # Both sides of a pair are in one split, and so is whatever else belongs together with one of them.
-            keys.setdefault(side.run.selected.run_id, side.run.selected.group_keys).append(f"pair {number}")
-    groups = groups_of(keys)
-    lines = files.add_writer(JsonLines(files.folder))
-    for pair in pairs:
-        group = groups[pair.chosen.run.selected.run_id]
-        files.write_pair(lines, pair, split_of(group, options.shares, options.seed), group)
+def _write_pairs(files: "DatasetFiles", storage: Storage, selected: RunSelection, options: ExportOptions) -> None:
+    with closing(find_pairs(files, storage, selected, options)) as pairs:
+        # Both sides of a pair are in one split, and so is whatever else belongs together with one of them.
+        keys = (pair.chosen.run.selected.group_keys + pair.rejected.run.selected.group_keys for pair in pairs)
+        with closing(RunGroups(files.folder, keys)) as groups:
+            lines = files.add_writer(JsonLines(files.folder))
+            for pair in pairs:
+                group = groups.name_of(pair.chosen.run.selected.group_keys[0])
+                files.write_pair(lines, pair, split_of(group, options.shares, options.seed), group)
 
 
-def find_pairs(
-    files: "DatasetFiles", storage: Storage, selected: Sequence[SelectedRun], options: ExportOptions
-) -> list[Pair]:
-    """Return the pairs of the selected runs, and count those that are in none.
+def find_pairs(files: "DatasetFiles", storage: Storage, selected: RunSelection, options: ExportOptions) -> Spool[Pair]:
+    """Return the pairs of the selected runs, to be closed, and count those that are in none.
 
     Raises:
         SinkError: a sink cannot be read.
     """
-    finder = PairFinder(files.folder, options.pairs_per_task, files.texts)
-    try:
+    with closing(PairFinder(files.folder, options.pairs_per_task, files.texts)) as finder:
         for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
             if isinstance(run.encoded, NoPlace):
                 files.left_out[run.encoded.reason] += 1
             else:
                 finder.add(run)
-        pairs = list(finder.pairs())
+        pairs = Spool[Pair](files.folder)
+        for pair in finder.pairs():
+            pairs.add(pair)
         files.left_out.update(finder.left_out)
         return pairs
-    finally:
-        finder.close()
 
 
 class DatasetFiles:
@@ -369,7 +380,7 @@ class DatasetFiles:
     def manifest(
         self, filters: ExportFilters, options: ExportOptions, selected: int, policy_status: str
     ) -> dict[str, Any]:
-        """Return what the dataset holds and how it was made; once its files are written."""
+        """Return what the dataset holds and how it was made, without its files; once these are written."""
         return {
             "format": options.format.value,
             "format_version": options.writer.version or next(iter(options.format.versions), None),
@@ -394,19 +405,14 @@ class DatasetFiles:
                 "status": policy_status,
                 "simulated": self.simulated,
             },
-            "files": {name: _described(f"{self.folder}/{name}") for name in sorted(_files_below(str(self.folder)))},
         }
 
 
 def noted_runs(folder: Path) -> Iterator[ExportedRun]:
-    """Yield the runs that a dataset's list of runs names, each once."""
+    """Yield the runs that a dataset's list of runs names; each is there once, also in one of pairs."""
     with (folder / RUNS).open("rb") as lines:
-        seen: set[str] = set()
         for noted in map(json.loads, lines):
-            # A run may be in several pairs.
-            if noted["run_id"] not in seen:
-                seen.add(noted["run_id"])
-                yield ExportedRun(**{name: noted[name] for name in ExportedRun.__slots__})
+            yield ExportedRun(**{name: noted[name] for name in ExportedRun.__slots__})
 
 
 def plain(value: Any) -> Any:
@@ -416,6 +422,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def described_files(folder: Path) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the files of a dataset by name, each with its size and digest."""
+    for name in sorted(_files_below(str(folder))):
+        if name != MANIFEST:
+            yield name, _described(f"{folder}/{name}")
 
 
 def _files_below(folder: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ with the next materialization. No run ever changes its split: one that would bri
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
@@ -22,6 +23,7 @@ from trajectory_pipeline.partition_keys import partition_key
 from trajectory_pipeline.pipeline.export import (
     DatasetFiles,
     ExportOptions,
+    described_files,
     find_pairs,
     noted_runs,
     plain,
@@ -31,7 +33,7 @@ from trajectory_pipeline.pipeline.export_duplicates import SIMILAR_TEXT, Duplica
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 from trajectory_pipeline.pipeline.export_encoding import encode_runs
 from trajectory_pipeline.pipeline.export_pairs import PairSide
-from trajectory_pipeline.pipeline.export_spool import EncodedRuns
+from trajectory_pipeline.pipeline.export_spool import Spool
 from trajectory_pipeline.schema.enums import FileAccess, PartitionResult, RedactionMode
 from trajectory_pipeline.schema.exports import ExportFilters, SelectedRun
 from trajectory_pipeline.schema.trajectories import SCHEMA_VERSION, TRAJECTORIES
@@ -73,6 +75,7 @@ from trajectory_pipeline.storage.postgres.export_registry import (
 )
 from trajectory_pipeline.storage.postgres.exports import select_runs
 from trajectory_pipeline.storage.postgres.partition_writer import LedgerEntry, PartitionTransaction
+from trajectory_pipeline.storage.scratch.run_selection import RunSelection
 from trajectory_pipeline.storage.storage import Storage
 from trajectory_pipeline.urls import without_credentials
 
@@ -176,7 +179,7 @@ def export_partition(
         inputs = partition_inputs(database, asset.name, asset.filters, [key])[key]
         digest = inputs_digest(asset, current_policy(database), inputs)
         pruned = converted.result == PartitionResult.PRUNED
-        selected = [] if pruned else select_runs(database, asset.filters, key)
+        selected = [] if pruned else list(select_runs(database, asset.filters, key))
         with staging(asset.location) as folder:
             with DatasetFiles(folder, asset.options.near_duplicates) as files:
                 left_out = _write(files, storage, asset, selected, partition)
@@ -200,7 +203,7 @@ def export_partition(
                     inputs_digest=digest,
                 )
             )
-            if not pruned and select_runs(database, asset.filters, key) != selected:
+            if not pruned and list(select_runs(database, asset.filters, key)) != selected:
                 # Runs joined a family, or were judged, meanwhile.
                 forget_inputs(partition.connection, asset.name, key)
             replaced = replace_part(asset.location, hour_folder(hour), folder, sizes, asset.access)
@@ -216,10 +219,12 @@ def export_pairs(storage: Storage, asset: ExportAsset) -> ExportedPartition:
         SinkError: a sink cannot be read or written.
     """
     database, options = storage.postgres, asset.options
-    selected = select_runs(database, asset.filters)
     with staging(asset.location) as folder:
-        with DatasetFiles(folder, options.near_duplicates) as files:
-            pairs = find_pairs(files, storage, selected, options)
+        with (
+            closing(RunSelection(folder, select_runs(database, asset.filters))) as selected,
+            DatasetFiles(folder, options.near_duplicates) as files,
+            closing(find_pairs(files, storage, selected, options)) as pairs,
+        ):
             keys = {
                 str(number): [key for side in (pair.chosen, pair.rejected) for key in _keys_of_side(side)]
                 for number, pair in enumerate(pairs)
@@ -290,7 +295,10 @@ def _write_manifest(
     files: DatasetFiles, asset: ExportAsset, selected: int
 ) -> tuple[dict[str, Any], bytes, dict[str, int]]:
     """Write the manifest; returns it, also as bytes, and the sizes of the files that it names."""
-    manifest = files.manifest(asset.filters, asset.options, selected, "")
+    manifest = {
+        **files.manifest(asset.filters, asset.options, selected, ""),
+        "files": dict(described_files(files.folder)),
+    }
     content = json_bytes(manifest)
     write_file(files.folder / MANIFEST, content)
     return manifest, content, {name: entry["bytes"] for name, entry in manifest["files"].items()}
@@ -309,16 +317,21 @@ def _write(
 ) -> list[LeftOut]:
     """Write the runs that the dataset does not hold elsewhere; returns those that it does, or almost."""
     options = asset.options
-    runs = EncodedRuns(files.folder)
-    try:
-        for run in encode_runs(storage, options.encoding(storage), selected, files.left_out):
+    texts: dict[str, str] = {}
+    with (
+        closing(Spool[EncodedRun](files.folder)) as runs,
+        closing(RunSelection(files.folder, selected)) as selection,
+    ):
+        for run in encode_runs(storage, options.encoding(storage), selection, files.left_out):
             runs.add(run)
+            if not isinstance(run.encoded, NoPlace):
+                texts[run.selected.run_id] = run.text_digest
         # From here to the commit, no other partition of the dataset decides what it writes. Encoding, most of the work,
         # is done: as long as other partitions are, they are made at the same time.
         with translating_database_errors(storage.postgres.url, f"Waiting for other partitions of {asset.name}"):
             lock_location(partition.connection, asset.export)
-        elsewhere = _Elsewhere(files, storage.postgres, asset, partition.partition_key, runs.texts)
-        groups = _groups(storage.postgres, selected, runs.texts)
+        elsewhere = _Elsewhere(files, storage.postgres, asset, partition.partition_key, texts)
+        groups = _groups(storage.postgres, selected, texts)
         writer = files.open(options)
         left_out: list[LeftOut] = []
         for batch in _batches(iter(runs)):
@@ -335,8 +348,6 @@ def _write(
                 else:
                     files.write(writer, run, splits.pop(), groups[run.selected.run_id][0])
         return left_out
-    finally:
-        runs.close()
 
 
 def _groups(

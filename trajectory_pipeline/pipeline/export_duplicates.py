@@ -12,6 +12,7 @@ from typing import IO, Any
 from trajectory_pipeline.exports.source import json_bytes
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun
 from trajectory_pipeline.runtime.private_files import create_file
+from trajectory_pipeline.storage.scratch.text_index import TextIndex
 
 SAME_TEXT, SIMILAR_TEXT = "the same text as an earlier run", "almost the same text as an earlier run"
 
@@ -29,14 +30,14 @@ class WrittenTexts:
 
     def __init__(self, path: Path, threshold: float | None) -> None:
         """Find runs that say the same, or that are at least so similar; these are named in a file at ``path``."""
-        self._runs: dict[bytes, str] = {}
+        self._runs = TextIndex(path.parent)
         self._path, self._threshold = path, threshold
         self._near: Any = None
         self._file: IO[bytes] | None = None
 
     def find(self, run: EncodedRun) -> Duplicate | None:
         """Return of which run this one is a duplicate; None where it is of none."""
-        kept = self._runs.get(bytes.fromhex(run.text_digest))
+        kept = self._runs.find(run.text_digest)
         if kept is not None:
             return Duplicate(SAME_TEXT, kept)
         near = self._near_duplicates()
@@ -50,21 +51,22 @@ class WrittenTexts:
 
     def add(self, run: EncodedRun) -> None:
         """Take what a run says for written."""
-        self._runs.setdefault(bytes.fromhex(run.text_digest), run.selected.run_id)
+        self._runs.add([(run.text_digest, run.selected.run_id)])
         near = self._near_duplicates()
         if near is not None:
             near.keep(run.selected.run_id, run.outcome, run.signature)
 
     def add_elsewhere(self, run_ids: Mapping[str, str]) -> None:
         """Take texts for written in another part of the dataset: runs by the digests of what they say."""
-        self._runs.update({bytes.fromhex(digest): run_id for digest, run_id in run_ids.items()})
+        self._runs.add(run_ids.items())
 
     def add_near_elsewhere(self, run_id: str, outcome: str, signature: Any) -> None:
         """Take a run for written in another part of the dataset, as one that others may be almost the same as."""
         self._near_duplicates().keep(run_id, outcome, signature)
 
     def close(self) -> None:
-        """End the file."""
+        """End the file, and remove what was kept."""
+        self._runs.close()
         if self._file is not None:
             self._file.close()
 

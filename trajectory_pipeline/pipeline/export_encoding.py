@@ -6,9 +6,10 @@ The order is that of partitions, and in each that of its file, however many proc
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,9 +24,9 @@ from trajectory_pipeline.pipeline.export_encoder import (
     encode_in_worker,
     start_worker,
 )
-from trajectory_pipeline.schema.exports import SelectedRun
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.exports import read_verdicts
+from trajectory_pipeline.storage.scratch.run_selection import RunSelection
 from trajectory_pipeline.storage.storage import Storage
 
 _RUNS_AT_ONCE = 64
@@ -35,7 +36,7 @@ WORTH_PROCESSES = 2_000
 
 
 def encode_runs(
-    storage: Storage, encoding: Encoding, selected: Sequence[SelectedRun], missing: Counter[str]
+    storage: Storage, encoding: Encoding, selected: RunSelection, missing: Counter[str]
 ) -> Iterator[EncodedRun]:
     """Yield the selected runs, encoded.
 
@@ -76,18 +77,16 @@ def encode_runs(
             pool.shutdown(cancel_futures=True)
 
 
-def _portions(storage: Storage, selected: Sequence[SelectedRun], missing: Counter[str]) -> Iterator[Portion]:
-    by_partition: dict[str, dict[str, SelectedRun]] = {}
-    for one in selected:
-        by_partition.setdefault(one.partition_key, {})[one.run_id] = one
-    for key in sorted(by_partition):
-        wanted = by_partition[key]
+def _portions(storage: Storage, selected: RunSelection, missing: Counter[str]) -> Iterator[Portion]:
+    for key, number in selected.partitions():
         found = 0
         for batch in storage.parquet.read(TRAJECTORIES, parse_partition_key(key), without=UNREAD):
-            ids = zip(batch.column("run_id").to_pylist(), batch.column("content_digest").to_pylist(), strict=True)
+            ids: list[Any] = batch.column("run_id").to_pylist()
+            digests = batch.column("content_digest").to_pylist()
+            wanted = selected.find(key, ids)
             places = {
                 run_id: place
-                for place, (run_id, digest) in enumerate(ids)
+                for place, (run_id, digest) in enumerate(zip(ids, digests, strict=True))
                 if run_id in wanted and wanted[run_id].content_digest == digest
             }
             found += len(places)
@@ -101,11 +100,11 @@ def _portions(storage: Storage, selected: Sequence[SelectedRun], missing: Counte
                 )
             # The allocator would keep what one batch needed for the next: half of this process.
             pa.default_memory_pool().release_unused()
-        if found < len(wanted):
-            missing["not in Parquet as Postgres has it: materialize trajectories"] += len(wanted) - found
+        if found < number:
+            missing["not in Parquet as Postgres has it: materialize trajectories"] += number - found
 
 
-def _rows_at(batch: pa.RecordBatch, places: Sequence[int]) -> pa.RecordBatch:
+def _rows_at(batch: pa.RecordBatch, places: list[int]) -> pa.RecordBatch:
     """Return rows of a batch, by their ascending places; rows in sequence are not copied."""
     first, number = places[0], len(places)
     return batch.slice(first, number) if places[-1] - first + 1 == number else batch.take(places)

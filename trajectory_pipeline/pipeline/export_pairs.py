@@ -1,17 +1,16 @@
 """Pairs of a success and a failure of the same task, worth training on: found in one pass over the runs."""
 
 import json
-import tempfile
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from trajectory_pipeline.exports.pairs import Preference, preference
 from trajectory_pipeline.exports.source import JsonObject
 from trajectory_pipeline.pipeline.export_duplicates import WrittenTexts
 from trajectory_pipeline.pipeline.export_encoder import EncodedRun
+from trajectory_pipeline.storage.scratch.pair_sides import PairSides
 
 NO_PARTNER = "no run of the same task with the other outcome"
 NO_DECISION = "they part at no decision of the agent"
@@ -23,18 +22,14 @@ class PairSide:
     """A run that can be one side of a pair.
 
     Attributes:
+        number: of its record.
         score: how surely it is a success, 0–1: calibrated by people's labels where there are enough, else the judge's
             confidence; 0.5 where no judge said.
     """
 
-    run: EncodedRun
+    number: int
     score: float
-    _place: tuple[int, int]
-
-    @property
-    def rank(self) -> tuple[float, str]:
-        """Order among successes: the surest first; among failures its reverse."""
-        return -self.score, self.run.selected.run_id
+    run: EncodedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,52 +60,50 @@ class FamilyPairs:
 
 
 class PairFinder:
-    """Takes runs one by one and keeps their records in a file, so that each is read once."""
+    """Takes runs one by one and keeps them in a file, so that each is read once."""
 
     def __init__(self, folder: Path, pairs_per_task: int, texts: WrittenTexts) -> None:
-        """Keep records in a file in this folder, which has no name and goes with the process.
+        """Keep runs in a file in this folder, which has no name and goes with the process.
 
         ``texts`` are of the runs in pairs: what one says is in one pair only.
         """
         self._texts = texts
         self.left_out: Counter[str] = Counter()
         self._most = pairs_per_task
-        self._records: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by ``close``
         # By what was asked. Families do not divide them: they are of runs, by what came of a task too.
-        self._tasks: dict[str, dict[bool, list[PairSide]]] = defaultdict(lambda: {True: [], False: []})
+        self._sides = PairSides(folder)
 
     def add(self, run: EncodedRun) -> None:
         """Take a run, encoded as one side of a pair."""
         asked, succeeded, record = run.encoded
-        place = self._records.tell(), len(record)
-        self._records.write(record)
         kept = run.without_content()
-        self._tasks[asked][succeeded].append(PairSide(kept, _score(run), place))
+        self._sides.add(asked, _score(run), run.selected.run_id, kept, record, succeeded=succeeded)
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the surest success of each task with its surest failure, then the next two, and so on.
 
         A run that says what one in a pair says is left out; of several that say the same, the surest comes first.
         """
-        for sides in self._tasks.values():
-            yield from self._pairs_of(sides)
+        for asked in self._sides.tasks():
+            yield from self._pairs_of(asked)
 
     def families(self) -> list[FamilyPairs]:
         """Return what there is to pair by task family, the most pairs first.
 
         Runs that were asked the same may be in several families; they count in that of the surest success among them,
-        or else of the first failure, so that a family's pairs are of its successes and failures.
+        or else of the surest failure, so that a family's pairs are of its successes and failures.
         """
         families: dict[str | None, FamilyPairs] = {}
-        for sides in self._tasks.values():
-            ordered = sorted(sides[True], key=lambda side: side.rank)
-            successes, failures = ({side.run.text_digest for side in sides[outcome]} for outcome in (True, False))
-            family_id = (ordered or sides[False])[0].run.selected.family_id
+        for asked in self._sides.tasks():
+            first, successes = _first_and_texts(self._successes(asked))
+            first_failure, failures = _first_and_texts(self._failures(asked))
+            first = first or first_failure
+            family_id = first.selected.family_id if first else None
             family = families.setdefault(family_id, FamilyPairs(family_id))
             family.successes += len(successes)
             family.failures += len(failures)
             family.tasks += bool(successes and failures)
-            for pair in self._pairs_of(sides):
+            for pair in self._pairs_of(asked):
                 family.parted_at = (family.parted_at or 0.0) + pair.preference.parted_at
                 family.pairs += 1
         for family in families.values():
@@ -119,12 +112,17 @@ class PairFinder:
         return sorted(families.values(), key=lambda one: (-one.pairs, -one.tasks, one.family_id or ""))
 
     def close(self) -> None:
-        """Remove the records."""
-        self._records.close()
+        """Remove the runs."""
+        self._sides.close()
 
-    def _pairs_of(self, sides: dict[bool, list[PairSide]]) -> Iterator[Pair]:
-        successes = deque(sorted(sides[True], key=lambda side: side.rank))
-        failures = deque(sorted(sides[False], key=lambda side: (side.score, side.run.selected.run_id)))
+    def _successes(self, asked: str) -> Iterator[PairSide]:
+        return (PairSide(*side) for side in self._sides.successes(asked))
+
+    def _failures(self, asked: str) -> Iterator[PairSide]:
+        return (PairSide(*side) for side in self._sides.failures(asked))
+
+    def _pairs_of(self, asked: str) -> Iterator[Pair]:
+        successes, failures = self._successes(asked), self._failures(asked)
         for _ in range(self._most):
             chosen, rejected = self._next(successes), self._next(failures)
             if chosen is None or rejected is None:
@@ -141,10 +139,9 @@ class PairFinder:
             while self._next(others) is not None:
                 self.left_out[NO_PARTNER] += 1
 
-    def _next(self, sides: deque[PairSide]) -> PairSide | None:
+    def _next(self, sides: Iterator[PairSide]) -> PairSide | None:
         """Take the next run that says what none in a pair says; those before it are counted."""
-        while sides:
-            side = sides.popleft()
+        for side in sides:
             duplicate = self._texts.find(side.run)
             if duplicate is None:
                 return side
@@ -152,10 +149,17 @@ class PairFinder:
         return None
 
     def _record(self, side: PairSide) -> JsonObject:
-        start, length = side._place
-        self._records.seek(start)
-        record: JsonObject = json.loads(self._records.read(length))
+        record: JsonObject = json.loads(self._sides.record(side.number))
         return record
+
+
+def _first_and_texts(sides: Iterator[PairSide]) -> tuple[EncodedRun | None, set[str]]:
+    """Return the first run, and the digests of what all say."""
+    first, texts = None, set()
+    for side in sides:
+        first = first or side.run
+        texts.add(side.run.text_digest)
+    return first, texts
 
 
 def _score(run: EncodedRun) -> float:

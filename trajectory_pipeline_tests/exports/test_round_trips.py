@@ -245,7 +245,7 @@ def test_card_says_that_a_form_has_no_place_for_images(form: ExportFormat, tmp_p
     with DatasetFiles(tmp_path) as files:
         manifest = files.manifest(ExportFilters(), options, 0, "")
     assert manifest["images"] is False
-    card = dataset_card({**manifest, "created_at": "now"})
+    card = dataset_card({**manifest, "created_at": "now"}, "digest")
     assert "Images are left out: the form has no place for them." in card
 
 

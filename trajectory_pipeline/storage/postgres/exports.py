@@ -1,7 +1,6 @@
 """Which runs an export holds: ids, groups and verdicts, by filters."""
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +32,9 @@ LEFT JOIN trajectory.task_family_runs f USING (run_id)"""
 _SELECT = f"""
 SELECT o.run_id, t.partition_key, t.content_digest, t.conversation_id, chain.first_run_id AS chain, f.family_id
 {_RUNS} CROSS JOIN {FIRST_RUN}
-WHERE {{conditions}} ORDER BY coalesce(t.end_time, t.start_time), o.run_id
+WHERE {{conditions}} ORDER BY t.partition_key, o.run_id
 """
+_ROWS_AT_ONCE = 2_000
 _READ_VERDICTS = f"""
 SELECT o.run_id, o.judge_model AS model, {", ".join(f"o.{name}" for name in _VERDICT)}, c.probability_success
 FROM trajectory.outcomes o LEFT JOIN trajectory.calibrated_outcomes c USING (run_id)
@@ -44,10 +44,10 @@ WHERE o.run_id = ANY(%s) AND o.verdict_status IS NOT NULL
 
 def select_runs(
     database: TrajectoryDatabase, filters: ExportFilters, partition_key: str | None = None
-) -> list[SelectedRun]:
-    """Return the runs that filters leave, of one partition or all, the earliest first.
+) -> Iterator[SelectedRun]:
+    """Yield the runs that filters leave, of one partition or all, by partition and id.
 
-    Never those that are deleted at the source.
+    Never those that are deleted at the source. They are read a few thousand at a time.
 
     Raises:
         SinkError: the database cannot be read.
@@ -59,25 +59,13 @@ def select_runs(
         given["partition_key"] = partition_key
     statement = _SELECT.format(conditions=" AND ".join(conditions) or "true").encode()
     with (
-        database.connect(autocommit=True) as connection,
+        database.connect() as connection,
         translating_database_errors(database.url, "Selecting runs"),
-        connection.cursor() as cursor,
+        connection.cursor("selected_runs") as cursor,
     ):
-        return [_selected(*row) for row in cursor.execute(statement, given)]
-
-
-def _selected(
-    run_id: str, partition_key: str, digest: str, conversation_id: str | None, chain: str, family_id: str | None
-) -> SelectedRun:
-    """Return a run; texts that many runs share are one object, since all runs of an export are in memory."""
-    return SelectedRun(
-        run_id,
-        sys.intern(partition_key),
-        digest,
-        conversation_id and sys.intern(conversation_id),
-        run_id if chain == run_id else chain,
-        family_id and sys.intern(family_id),
-    )
+        cursor.itersize = _ROWS_AT_ONCE
+        for row in cursor.execute(statement, given):
+            yield SelectedRun(*row)
 
 
 @dataclass(frozen=True)
