@@ -19,7 +19,8 @@ from trajectory_pipeline.exports.text_digest import message_texts
 
 _WORDS_IN_SEQUENCE = 5
 _PERMUTATIONS, _SCHEME = 128, "affine32"
-_NUMBER = np.dtype("<u4")
+SIGNATURE_NUMBER = np.dtype("<u4")
+"""Type of the numbers of a signature."""
 _WORD = re.compile(r"\w+")
 
 Signature = Any
@@ -33,7 +34,7 @@ def signature_of(run: ExportRun) -> Signature:
     sequences = {" ".join(words[at : at + _WORDS_IN_SEQUENCE]).encode() for at in range(last)}
     minhash = MinHash(_PERMUTATIONS, scheme=_SCHEME)
     minhash.update_batch(sorted(sequences))
-    return minhash.hashvalues.astype(_NUMBER)
+    return minhash.hashvalues.astype(SIGNATURE_NUMBER)
 
 
 def signature_text(signature: Signature) -> str:
@@ -43,7 +44,12 @@ def signature_text(signature: Signature) -> str:
 
 def read_signature(text: str) -> Signature:
     """Return the signature that a text stands for."""
-    return np.frombuffer(base64.b64decode(text), _NUMBER)
+    return np.frombuffer(base64.b64decode(text), SIGNATURE_NUMBER)
+
+
+def similarity(one: Signature, other: Signature) -> float:
+    """Return the estimated Jaccard index of two runs, 0–1, by their signatures."""
+    return float(np.count_nonzero(one == other)) / _PERMUTATIONS
 
 
 def bands_of(signature: Signature, outcome: str, threshold: float) -> list[int]:
@@ -57,43 +63,10 @@ def bands_of(signature: Signature, outcome: str, threshold: float) -> list[int]:
 
 @cache
 def _parameters(threshold: float) -> tuple[int, int]:
-    """Return into how many bands a signature is divided, and how many numbers each has: as the index in memory does."""
+    """Return into how many bands a signature is divided, and how many numbers each has: as the library divides it."""
     try:
         index = MinHashLSH(threshold, _PERMUTATIONS)
     except ValueError:
         # So near to 1 that it would take one band, which it refuses.
         return 2, _PERMUTATIONS // 2
     return index.b, index.r
-
-
-class NearDuplicates:
-    """The runs that were kept so far, by what they say."""
-
-    def __init__(self, threshold: float) -> None:
-        """Find runs that are at least so similar, from 0 to 1."""
-        self._threshold = threshold
-        self._by_outcome: dict[str, Any] = {}
-        self._kept: dict[str, Any] = {}
-
-    def find(self, outcome: str, signature: Signature) -> tuple[str, float] | None:
-        """Return the kept run that a run is most like, with the similarity; None where there is none."""
-        minhash = MinHash(_PERMUTATIONS, hashvalues=signature, scheme=_SCHEME)
-        near = self._index_of(outcome).query(minhash)
-        similar = [(minhash.jaccard(self._kept[other]), other) for other in near]
-        similar = [one for one in similar if one[0] >= self._threshold]
-        if not similar:
-            return None
-        similarity, other = max(similar, key=lambda one: (one[0], one[1]))
-        return other, similarity
-
-    def keep(self, run_id: str, outcome: str, signature: Signature) -> None:
-        """Keep a run, whatever it is like."""
-        if run_id not in self._kept:
-            self._kept[run_id] = MinHash(_PERMUTATIONS, hashvalues=signature, scheme=_SCHEME)
-            self._index_of(outcome).insert(run_id, self._kept[run_id])
-
-    def _index_of(self, outcome: str) -> Any:
-        if outcome not in self._by_outcome:
-            parameters = _parameters(self._threshold)
-            self._by_outcome[outcome] = MinHashLSH(self._threshold, _PERMUTATIONS, params=parameters)
-        return self._by_outcome[outcome]

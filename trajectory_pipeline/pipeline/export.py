@@ -293,7 +293,6 @@ class DatasetFiles:
         losses: what the form cannot hold of those that are there.
         texts: of the runs that are there, by which duplicates are found.
         simulated: whether any verdict there is of a simulated judge.
-        signatures: of those that are there, where almost equal ones are looked for.
     """
 
     def __init__(self, folder: Path, near_duplicates: float | None = None) -> None:
@@ -306,7 +305,6 @@ class DatasetFiles:
         self._models: set[str] = set()
         self.simulated = False
         self._writers: list[Writer] = []
-        self.signatures: dict[str, Any] = {}
 
     def __enter__(self) -> "DatasetFiles":
         self._runs = create_file(self.folder / RUNS)
@@ -325,14 +323,15 @@ class DatasetFiles:
             raise ValueError(f"{options.format} is made of pairs")
         return self.add_writer(open_writer(self.folder, options.writer))
 
-    def write(self, writer: Writer, run: EncodedRun, split: str, group: str) -> None:
-        """Write a run and note that it is there; or count why the target did not take it."""
+    def write(self, writer: Writer, run: EncodedRun, split: str, group: str) -> bool:
+        """Write a run and note that it is there; or count why the target did not take it, and return False."""
         refused = writer.write(run.encoded, split)
-        if refused is None:
-            self.records[split] += 1
-            self.note(run, split, group)
-        else:
+        if refused is not None:
             self.left_out[refused] += 1
+            return False
+        self.records[split] += 1
+        self.note(run, split, group)
+        return True
 
     def write_pair(self, lines: Writer, pair: Pair, split: str, group: str) -> None:
         """Write a pair and note that both of its runs are there."""
@@ -359,8 +358,6 @@ class DatasetFiles:
         """Note that a run is there."""
         self.texts.add(run)
         self.losses.update(run.losses)
-        if run.signature is not None:
-            self.signatures[run.selected.run_id] = run.signature
         if run.policy_id is not None:
             self._policies.add(run.policy_id)
             self._models.update([run.model] if run.model else [])

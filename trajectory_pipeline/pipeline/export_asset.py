@@ -52,7 +52,6 @@ from trajectory_pipeline.storage.postgres.connection import translating_database
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.export_registry import (
     Export,
-    ExportedRun,
     LeftOut,
     PartitionInputs,
     Signature,
@@ -182,12 +181,12 @@ def export_partition(
         selected = [] if pruned else list(select_runs(database, asset.filters, key))
         with staging(asset.location) as folder:
             with DatasetFiles(folder, asset.options.near_duplicates) as files:
-                left_out = _write(files, storage, asset, selected, partition)
+                left_out, signed = _write(files, storage, asset, selected, partition)
             manifest, content, sizes = _write_manifest(files, asset, len(selected))
             runs = list(noted_runs(folder))
             with translating_database_errors(database.url, f"Noting what {asset.name} {key} holds"):
                 forget_erased_texts(partition.connection, asset.export, key)
-                were_held = record_runs(partition.connection, asset.export, runs, key, _signatures(files, asset, runs))
+                were_held = record_runs(partition.connection, asset.export, runs, key, _signatures(signed, asset))
                 record_left_out(partition.connection, asset.export, key, left_out)
                 forget_inputs_without_original(partition.connection, asset.name, asset.export, key, were_held)
             partition.record(
@@ -314,8 +313,12 @@ def _write(
     asset: ExportAsset,
     selected: list[SelectedRun],
     partition: PartitionTransaction,
-) -> list[LeftOut]:
-    """Write the runs that the dataset does not hold elsewhere; returns those that it does, or almost."""
+) -> tuple[list[LeftOut], list[EncodedRun]]:
+    """Write the runs that the dataset does not hold elsewhere.
+
+    Returns those that it does, or almost; and those that were written, without content, where almost equal ones are
+    looked for.
+    """
     options = asset.options
     texts: dict[str, str] = {}
     with (
@@ -334,6 +337,7 @@ def _write(
         groups = _groups(storage.postgres, selected, texts)
         writer = files.open(options)
         left_out: list[LeftOut] = []
+        signed: list[EncodedRun] = []
         for batch in _batches(iter(runs)):
             elsewhere.look_for_near(batch)
             for run in batch:
@@ -345,9 +349,11 @@ def _write(
                     left_out += elsewhere.left_out(run, duplicate)
                 elif len(splits) > 1:
                     files.left_out[TWO_SPLITS] += 1
-                else:
-                    files.write(writer, run, splits.pop(), groups[run.selected.run_id][0])
-        return left_out
+                elif (
+                    files.write(writer, run, splits.pop(), groups[run.selected.run_id][0]) and run.signature is not None
+                ):
+                    signed.append(run.without_content())
+        return left_out, signed
 
 
 def _groups(
@@ -396,16 +402,15 @@ class _Elsewhere:
             yield LeftOut(run.selected.run_id, held.run_id, held.text_digest, outcome)
 
 
-def _signatures(files: DatasetFiles, asset: ExportAsset, runs: Sequence[ExportedRun]) -> dict[str, Signature]:
+def _signatures(signed: Sequence[EncodedRun], asset: ExportAsset) -> dict[str, Signature]:
     threshold = asset.options.near_duplicates
     if threshold is None:
         return {}
     from trajectory_pipeline.exports.near_duplicates import bands_of, signature_text
 
-    found = files.signatures
     return {
-        run.run_id: Signature(signature_text(found[run.run_id]), bands_of(found[run.run_id], run.outcome, threshold))
-        for run in runs
+        run.selected.run_id: Signature(signature_text(run.signature), bands_of(run.signature, run.outcome, threshold))
+        for run in signed
     }
 
 

@@ -67,13 +67,15 @@ class WrittenTexts:
     def close(self) -> None:
         """End the file, and remove what was kept."""
         self._runs.close()
+        if self._near is not None:
+            self._near.close()
         if self._file is not None:
             self._file.close()
 
     def _near_duplicates(self) -> Any:
         if self._threshold is not None and self._near is None:
-            from trajectory_pipeline.exports.near_duplicates import NearDuplicates
+            from trajectory_pipeline.storage.scratch.near_duplicates import NearDuplicates
 
-            self._near = NearDuplicates(self._threshold)
+            self._near = NearDuplicates(self._path.parent, self._threshold)
             self._file = create_file(self._path)
         return self._near
