@@ -48,6 +48,9 @@ RANKED_MATCHES = 300
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
+_LEAST_WORK_MEM = "32MB"
+"""Memory of a statement's step, at the least: with 4 MB, as Postgres has it, a bitmap of an organization's 10,000 texts
+knows only their pages, and each text on these is read."""
 _LEAST_EF, _MOST_EF = 200, 1_000
 """Candidates of a scan of the index (``hnsw.ef_search``): more are slower, and miss fewer."""
 _FIRST_LOOK, _POOL = 50, 200
@@ -140,6 +143,9 @@ _NAMED = (
 # In one process: to start others takes longer than they save, and twice the processor time.
 _OPENING = f"""
 SELECT set_config('max_parallel_workers_per_gather', '0', true),
+    set_config('work_mem', CASE
+        WHEN pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('{_LEAST_WORK_MEM}') THEN '{_LEAST_WORK_MEM}'
+        ELSE current_setting('work_mem') END, true),
     websearch_to_tsquery('pg_catalog.simple', %(query)s)::text,
     ARRAY(SELECT phraseto_tsquery('pg_catalog.simple', phrase)::text FROM unnest(%(phrases)s::text[]) phrase),
     current_user = '{ROLE}', space.*
@@ -500,7 +506,7 @@ def _question(
     count: Callable[[Sequence[str]], dict[str, Frequency]],
 ) -> _Question:
     checked = check_query(query)
-    _, tsquery, phrases, as_client, *found = _row(
+    _, _, tsquery, phrases, as_client, *found = _row(
         connection, _OPENING, {"query": checked, "phrases": quoted_phrases(checked)}
     )
     words = word_query(tsquery, phrases)
@@ -550,7 +556,7 @@ def _find(
     # Embeddings of all runs of an organization are read by an index of their own, without looking up each run.
     if not scope.whole or runs > most:
         return _find_among_many(connection, question, scope, k)
-    return _find_among_many(connection, question, scope, k, exact=depth, with_deleted=pool_of_few > 0)
+    return _find_among_many(connection, question, scope, k, runs=runs, exact=depth, with_deleted=pool_of_few > 0)
 
 
 def _find_among_few(
@@ -588,10 +594,15 @@ def _find_among_many(
     scope: _Scope,
     k: int,
     *,
+    runs: int | None = None,
     exact: int | None = None,
     with_deleted: bool = False,
 ) -> _Found:
-    """Return what is found by indexes; with ``exact``, so many places by meaning from all embeddings of a scope."""
+    """Return what is found by indexes.
+
+    ``runs``: how many a whole scope has, where that is known. With ``exact``, so many places by meaning are from all
+    embeddings of a scope.
+    """
     by_meaning = {}
     if question.space is not None:
         if question.space.model.indexed and exact is None:
@@ -601,7 +612,7 @@ def _find_among_many(
             by_meaning = _nearest(connection, question.space, scope, depth, with_deleted=with_deleted)
     # Where meaning finds enough, words that most texts have need not be looked for: they say little, and take long.
     needed = 0 if len(by_meaning) >= k else k
-    by_words = _rank_by_words(connection, question, scope, k, needed) if question.weights else {}
+    by_words = _rank_by_words(connection, question, scope, k, needed, runs) if question.weights else {}
     return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning)
 
 
@@ -666,14 +677,18 @@ def _scope(
 
 
 def _rank_by_words(
-    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, needed: int
+    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, needed: int, runs: int | None
 ) -> dict[str, float]:
-    """Return the score of runs with words of the query, best first: at least ``needed``, if there are so many."""
+    """Return the score of runs with words of the query, best first: at least ``needed``, if there are so many.
+
+    ``runs``: of a whole scope, where known: of them alone, texts are read by the indexes of words and of tenants.
+    """
     weights = question.weights
     score, of_terms = _score(weights)
+    matches = {term: one.share * (one.texts if runs is None else runs) for term, one in weights.items()}
 
     def scored(terms: Sequence[str]) -> dict[str, float]:
-        are_few = sum(weights[term].matches for term in terms) <= _CANDIDATES
+        are_few = sum(matches[term] for term in terms) <= _CANDIDATES
         newest = _NEWEST_OF_FEW if are_few else _NEWEST
         if question.as_client and scope.only_tenants:
             newest = _NEWEST_OF_CLIENT
@@ -695,7 +710,7 @@ def _rank_by_words(
         return dict(connection.execute(statement.encode(), parameters))
 
     rarest = sorted(weights, key=lambda term: weights[term].share)
-    places = _telling_terms(weights)
+    places = _telling_terms(matches.values())
     found = scored(rarest[:places])
     # One more at a time: the next one may be in a few texts, and the last one in half of them.
     while len(found) < needed and places < len(rarest):
@@ -713,10 +728,9 @@ def _score(weights: Mapping[str, Frequency]) -> tuple[str, dict[str, Any]]:
     return _SCORE.format(weights=" + ".join(terms)), parameters
 
 
-def _telling_terms(weights: Mapping[str, Frequency]) -> int:
+def _telling_terms(matches: Iterable[float]) -> int:
     """Return how many of the rarest terms match not too many texts together; at least one."""
-    matches = accumulate(sorted(one.matches for one in weights.values()))
-    return max(1, sum(so_far <= _CANDIDATES for so_far in matches))
+    return max(1, sum(so_far <= _CANDIDATES for so_far in accumulate(sorted(matches))))
 
 
 def _any_of(terms: Iterable[str]) -> str:

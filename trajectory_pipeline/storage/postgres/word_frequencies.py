@@ -51,11 +51,6 @@ class Frequency:
         """The estimated share of texts with the term; never none."""
         return max(self.count, 0.5) / max(self.sampled, 1)
 
-    @property
-    def matches(self) -> float:
-        """The estimated number of texts with the term."""
-        return self.share * self.texts
-
 
 def document_frequencies(
     connection: psycopg.Connection, terms: Sequence[str], tenants: Tenants | None = None
