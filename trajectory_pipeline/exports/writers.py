@@ -102,9 +102,12 @@ class ScoutTables:
         if split not in self._writers:
             file = create_file(self._folder / f"{split}.parquet")
             self._files.append(file)
-            self._writers[split] = pq.ParquetWriter(file, scout.SCHEMA, compression="zstd")
+            # Two runs seldom say the same: a dictionary of their messages would be memory without use.
+            alike = [name for name in scout.SCHEMA.names if name != "messages"]
+            self._writers[split] = pq.ParquetWriter(file, scout.SCHEMA, compression="zstd", use_dictionary=alike)
         del self._bytes[split]
         self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), schema=scout.SCHEMA))
+        pa.default_memory_pool().release_unused()
 
     def close(self) -> None:
         """End the files."""
