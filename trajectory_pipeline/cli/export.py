@@ -106,6 +106,7 @@ def command(
 ) -> None:
     """Write a dataset, and say what it lacks."""
     from trajectory_pipeline.pipeline.export import ExportOptions, NothingSelectedError, export_dataset
+    from trajectory_pipeline.runtime.arrow_without_pandas import keep_arrow_from_pandas
 
     if near_duplicates is not None and find_spec("datasketch") is None:
         raise PipelineError("--near-duplicates needs a package: pip install 'trajectory-pipeline[near-duplicates]'.")
@@ -123,6 +124,7 @@ def command(
         shares = SplitShares(*splits)
     except ValueError as error:
         raise PipelineError(f"--splits {' '.join(map(str, splits))}: {error}.") from None
+    keep_arrow_from_pandas()
     opened = open_sinks()
     privacy = opened.settings.privacy
     options = ExportOptions(

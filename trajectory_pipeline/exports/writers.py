@@ -103,7 +103,7 @@ class ScoutTables:
             file = create_file(self._folder / f"{split}.parquet")
             self._files.append(file)
             # Two runs seldom say the same: a dictionary of their messages would be memory without use.
-            alike = [name for name in scout.SCHEMA.names if name != "messages"]
+            alike: Any = [name for name in scout.SCHEMA.names if name != "messages"]
             self._writers[split] = pq.ParquetWriter(file, scout.SCHEMA, compression="zstd", use_dictionary=alike)
         del self._bytes[split]
         self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), schema=scout.SCHEMA))

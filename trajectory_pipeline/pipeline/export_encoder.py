@@ -1,10 +1,8 @@
 """Redacts and encodes runs, in this process or another: it imports no database, which would be memory in each."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.abc import MetaPathFinder
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +11,7 @@ from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
 from trajectory_pipeline.exports.source import ExportRun, FieldRedactor
 from trajectory_pipeline.exports.text_digest import text_digest
 from trajectory_pipeline.judge.redaction.redactor import Redactor
+from trajectory_pipeline.runtime.arrow_without_pandas import keep_arrow_from_pandas
 from trajectory_pipeline.runtime.worker_process import prepare_worker_process
 from trajectory_pipeline.schema.arrow import rows_of
 from trajectory_pipeline.schema.exports import SelectedRun
@@ -131,22 +130,13 @@ class Encoder:
             )
 
 
-class _WithoutPandas(MetaPathFinder):
-    """Refuses to import pandas, which is 25 MB of memory in each process."""
-
-    def find_spec(self, name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ImportError(f"{name} is not loaded in processes that encode runs")
-
-
 _encoder: Encoder | None = None
 
 
 def start_worker(encoding: Encoding) -> None:
     """Make this process encode so."""
     global _encoder
-    # Arrow imports pandas before it converts any time with a zone, and uses nothing of it for microseconds.
-    sys.meta_path.insert(0, _WithoutPandas())
+    keep_arrow_from_pandas()
     pa.set_cpu_count(1)
     prepare_worker_process()
     _encoder = Encoder(encoding)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 
-MOST_BYTES = 16_000_000
+MOST_BYTES = 8_000_000
 """In each worker."""
 
 

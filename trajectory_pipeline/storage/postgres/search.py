@@ -48,6 +48,8 @@ RANKED_MATCHES = 300
 """Of a word that more texts have, so many are ranked: the newest ones."""
 _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
+_CANDIDATES_OF_SCOPE = 2_000
+"""The same of whole tenants: each text is found by two indexes, and the newest few are ranked anyway."""
 _LEAST_WORK_MEM = "32MB"
 """Memory of a statement's step, at the least: with 4 MB, as Postgres has it, a bitmap of an organization's 10,000 texts
 knows only their pages, and each text on these is read."""
@@ -710,7 +712,7 @@ def _rank_by_words(
         return dict(connection.execute(statement.encode(), parameters))
 
     rarest = sorted(weights, key=lambda term: weights[term].share)
-    places = _telling_terms(matches.values())
+    places = _telling_terms(matches.values(), _CANDIDATES if runs is None else _CANDIDATES_OF_SCOPE)
     found = scored(rarest[:places])
     # One more at a time: the next one may be in a few texts, and the last one in half of them.
     while len(found) < needed and places < len(rarest):
@@ -728,9 +730,9 @@ def _score(weights: Mapping[str, Frequency]) -> tuple[str, dict[str, Any]]:
     return _SCORE.format(weights=" + ".join(terms)), parameters
 
 
-def _telling_terms(matches: Iterable[float]) -> int:
-    """Return how many of the rarest terms match not too many texts together; at least one."""
-    return max(1, sum(so_far <= _CANDIDATES for so_far in accumulate(sorted(matches))))
+def _telling_terms(matches: Iterable[float], most: int) -> int:
+    """Return how many of the rarest terms match at most so many texts together; at least one."""
+    return max(1, sum(so_far <= most for so_far in accumulate(sorted(matches))))
 
 
 def _any_of(terms: Iterable[str]) -> str:
