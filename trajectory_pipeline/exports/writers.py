@@ -1,6 +1,6 @@
 """Writes the files of a dataset, record by record: nothing but rows of a few megabytes is held."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,8 +14,11 @@ from trajectory_pipeline.exports.otel import Telemetry, request_of
 from trajectory_pipeline.exports.source import JsonObject, json_bytes
 from trajectory_pipeline.runtime.private_files import create_file, make_folder
 
-_ROWS_AT_ONCE = 2_000
+ROWS_AT_ONCE = 2_000
+"""Rows of a table that are written together, at the most."""
 _BYTES_AT_ONCE = 4_000_000
+GROUPS_IN_A_FILE = 500
+"""Row groups of a file of Inspect Scout: what describes each stays in memory until the file ends."""
 
 
 class JsonLines:
@@ -82,41 +85,66 @@ class JsonFiles:
 
 
 class ScoutTables:
-    """A Parquet file a split; a run is encoded as its row."""
+    """Parquet files, one or more a split; a run is encoded as its row."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._rows: dict[str, list[JsonObject]] = defaultdict(list)
-        self._bytes: Counter[str] = Counter()
-        self._writers: dict[str, Any] = {}
-        self._files: list[IO[bytes]] = []
+        self._splits: dict[str, _ScoutSplit] = {}
 
     def write(self, encoded: JsonObject, split: str) -> None:
         """Write a run's row."""
-        self._rows[split].append({**encoded, "split": split})
-        self._bytes[split] += len(encoded["messages"])
-        if self._bytes[split] >= _BYTES_AT_ONCE or len(self._rows[split]) >= _ROWS_AT_ONCE:
-            self._flush(split)
-
-    def _flush(self, split: str) -> None:
-        if split not in self._writers:
-            file = create_file(self._folder / f"{split}.parquet")
-            self._files.append(file)
-            # Two runs seldom say the same: a dictionary of their messages would be memory without use.
-            alike: Any = [name for name in scout.SCHEMA.names if name != "messages"]
-            self._writers[split] = pq.ParquetWriter(file, scout.SCHEMA, compression="zstd", use_dictionary=alike)
-        del self._bytes[split]
-        self._writers[split].write_table(pa.Table.from_pylist(self._rows.pop(split), schema=scout.SCHEMA))
-        pa.default_memory_pool().release_unused()
+        if split not in self._splits:
+            self._splits[split] = _ScoutSplit(self._folder, split)
+        self._splits[split].write({**encoded, "split": split})
 
     def close(self) -> None:
         """End the files."""
-        for split in list(self._rows):
-            self._flush(split)
-        for writer in self._writers.values():
-            writer.close()
-        for file in self._files:
-            file.close()
+        for split in self._splits.values():
+            split.close()
+
+
+class _ScoutSplit:
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._rows: list[JsonObject] = []
+        self._bytes = self._files = self._groups = 0
+        self._file: IO[bytes] | None = None
+        self._writer: Any = None
+
+    def write(self, row: JsonObject) -> None:
+        self._rows.append(row)
+        self._bytes += len(row["messages"])
+        if self._bytes >= _BYTES_AT_ONCE or len(self._rows) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._end_file()
+
+    def _flush(self) -> None:
+        if self._groups == GROUPS_IN_A_FILE:
+            self._end_file()
+        if self._file is None:
+            self._open_file()
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=scout.SCHEMA))
+        self._groups += 1
+        self._rows, self._bytes = [], 0
+        pa.default_memory_pool().release_unused()
+
+    def _open_file(self) -> None:
+        self._files += 1
+        name = self._name if self._files == 1 else f"{self._name}-{self._files}"
+        self._file = create_file(self._folder / f"{name}.parquet")
+        # Two runs seldom say the same: a dictionary of their messages would be memory without use.
+        alike: Any = [name for name in scout.SCHEMA.names if name != "messages"]
+        self._writer = pq.ParquetWriter(self._file, scout.SCHEMA, compression="zstd", use_dictionary=alike)
+
+    def _end_file(self) -> None:
+        if self._file is not None:
+            self._writer.close()
+            self._file.close()
+            self._file, self._groups = None, 0
 
 
 class FlatTables:
@@ -136,7 +164,7 @@ class FlatTables:
         """Write the rows of a run."""
         for table, row in encoded:
             self._rows[table].append({**row, "split": split} if table == "runs" else row)
-            if len(self._rows[table]) >= _ROWS_AT_ONCE:
+            if len(self._rows[table]) >= ROWS_AT_ONCE:
                 self._flush(table)
 
     def _flush(self, table: str) -> None:

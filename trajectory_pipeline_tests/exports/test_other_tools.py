@@ -15,6 +15,7 @@ import pytest
 import trajectory
 from hypothesis import HealthCheck, given, settings
 
+from trajectory_pipeline.exports import writers
 from trajectory_pipeline.exports.atif import atif_trajectory
 from trajectory_pipeline.exports.otel import telemetry_of
 from trajectory_pipeline.exports.otlp import OtlpSender
@@ -71,12 +72,15 @@ asyncio.run(main())
 """
 
 
-def test_scout_reads_what_the_runs_hold(runs: list[ExportRun], tmp_path: Path) -> None:
+def test_scout_reads_what_the_runs_hold(runs: list[ExportRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = environment("scout", SCOUT) / "python"
+    monkeypatch.setattr(writers, "ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(writers, "GROUPS_IN_A_FILE", 3)
     writer = ScoutTables(tmp_path)
     for number, run in enumerate(runs):
         writer.write(scout_row(run), "train" if number % 3 else "test")
     writer.close()
+    assert {path.name for path in tmp_path.iterdir()} >= {"train.parquet", "train-2.parquet", "test.parquet"}
     checked = subprocess.run([python.with_name("scout"), "db", "validate", tmp_path], capture_output=True, check=True)
     assert b"Schema validation passed" in checked.stdout
     done = subprocess.run([python, "-c", _READ, tmp_path], capture_output=True, text=True, check=True)
