@@ -124,6 +124,9 @@ def measure_database(url: str, folder: Path, only: Sequence[str] = (), workers: 
         chosen = "".join(f"&agent_id={one}" for one in rng.sample(agents, 5))
         return f"{chosen}&completed_from=2025-{month:02}-01T00:00:00Z&completed_to=2025-{month + 1:02}-01T00:00:00Z"
 
+    def of_failures() -> str:
+        return "&organization_id=org-3&outcome=failure"
+
     asked: list[tuple[str, str, Sequence[str], float | None]] = [
         ("get by id", "all runs", [f"/v1/trajectories/{one}" for one in ids], 10),
         ("get by id", "one agent", [f"/v1/trajectories/{one}" for one in own], 10),
@@ -134,6 +137,8 @@ def measure_database(url: str, folder: Path, only: Sequence[str] = (), workers: 
         ("search, its runs", "one agent", queries("search"), 100),
         ("search, an organization", "all runs", queries("search", lambda: "&organization_id=org-3"), 100),
         ("search, its runs", "one organization", queries("search"), 100),
+        ("search, failures of an organization", "all runs", queries("search", of_failures), 100),
+        ("search, its failures", "one organization", queries("search", lambda: "&outcome=failure"), 100),
         ("search, no filter", "all runs", queries("search"), None),
         ("contrast, one agent", "all runs", queries("contrast", of_agent), 150),
         ("contrast, its runs", "one agent", queries("contrast"), 150),

@@ -24,6 +24,7 @@ from trajectory_pipeline.pipeline.export_encoder import (
     encode_in_worker,
     start_worker,
 )
+from trajectory_pipeline.runtime.memory import trim_memory
 from trajectory_pipeline.schema.trajectories import TRAJECTORIES
 from trajectory_pipeline.storage.postgres.exports import read_verdicts
 from trajectory_pipeline.storage.scratch.run_selection import RunSelection
@@ -98,8 +99,8 @@ def _portions(storage: Storage, selected: RunSelection, missing: Counter[str]) -
                     {run_id: wanted[run_id] for run_id in some},
                     read_verdicts(storage.postgres, some),
                 )
-            # The allocator would keep what one batch needed for the next: half of this process.
-            pa.default_memory_pool().release_unused()
+            # The allocators would keep what one batch needed for the next: half of this process.
+            trim_memory()
         if found < number:
             missing["not in Parquet as Postgres has it: materialize trajectories"] += number - found
 

@@ -39,14 +39,22 @@ def limit_arenas() -> None:
 def trim_memory_after(rows: int) -> None:
     """Return freed memory after a partition of many rows.
 
-    The metadata of a Parquet file's row groups, 140 MB for half a million rows, is freed in small pieces, which the GNU
-    C library retains until it is asked to trim. Other C libraries have no such function.
+    The metadata of a Parquet file's row groups, 140 MB for half a million rows, is freed in small pieces.
     """
     if rows >= _MANY_ROWS:
-        pa.default_memory_pool().release_unused()
-        trim = getattr(c_library(), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        trim_memory()
+
+
+def trim_memory() -> None:
+    """Return freed memory to the operating system.
+
+    What was freed in small pieces is retained by the GNU C library until it is asked to trim. Other C libraries have no
+    such function.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def c_library() -> Any:

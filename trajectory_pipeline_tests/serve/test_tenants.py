@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -19,7 +20,7 @@ from trajectory_pipeline.settings import Settings
 from trajectory_pipeline.storage.postgres.database import TrajectoryDatabase
 from trajectory_pipeline.storage.postgres.migrate import migrate
 from trajectory_pipeline.storage.postgres.prepared import Prepared
-from trajectory_pipeline.storage.postgres.search import EXACT_RUNS, search
+from trajectory_pipeline.storage.postgres.search import EXACT_RUNS, LOOKED_AT, search
 from trajectory_pipeline.storage.postgres.search_filters import SearchFilters
 from trajectory_pipeline.storage.postgres.service_access import QueryTimeoutError, ServiceDatabase, Tenants
 from trajectory_pipeline.storage.postgres.service_role import (
@@ -269,6 +270,22 @@ def test_search_of_a_client_finds_all_of_its_runs_and_no_other(
             # Without the filter, Postgres shows no more.
             assert {hit.run_id for hit in search(connection, "the order", 50)} == {hit.run_id for hit in found}
         assert {hit.run_id for hit in found} == {run_id for run_id, _ in expected} <= runs
+
+
+@pytest.mark.parametrize("looked_at", [LOOKED_AT, 0], ids=["enough", "too few at first"])
+def test_filtered_search_of_a_client_with_many_runs_finds_all_of_these(
+    database: TrajectoryDatabase, tokens: Tokens, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("EXACT_RUNS", 0), ("EXACT_RUNS_BESIDE_INDEX", 0), ("LOOKED_AT", looked_at)):
+        monkeypatch.setattr(f"trajectory_pipeline.storage.postgres.search.{name}", value)
+    successes = SearchFilters(heuristic_outcomes=("success",))
+    of_mine = replace(successes, organization_ids=tuple(sorted(ONLY_MINE.organizations)))
+    with database.connect() as connection:
+        expected = {hit.run_id for hit in search(connection, "the order", 50, of_mine)}
+    with ServiceDatabase(database, 10).reading(ONLY_MINE) as connection:
+        found = {hit.run_id for hit in search(connection, "the order", 50, replace(successes, tenants=ONLY_MINE))}
+    assert found == expected
+    assert 0 < len(found) < len(tokens.runs[MINE])
 
 
 @pytest.mark.parametrize("name", sorted({*TENANT_TABLES} - {"trajectory_embeddings"}))

@@ -50,6 +50,8 @@ _CANDIDATES = 10_000
 """Texts that have one of the words by which candidates are found, at most, as estimated."""
 _CANDIDATES_OF_SCOPE = 2_000
 """The same of whole tenants: each text is found by two indexes, and the newest few are ranked anyway."""
+LOOKED_AT = 20
+"""So many runs of an organization are looked at for each one that is to pass the filters, at first."""
 _LEAST_WORK_MEM = "32MB"
 """Memory of a statement's step, at the least: with 4 MB, as Postgres has it, a bitmap of an organization's 10,000 texts
 knows only their pages, and each text on these is read."""
@@ -194,6 +196,12 @@ ORDER BY m.partition_key DESC, m.run_id LIMIT %(bound)s)"""
 _NEWEST_OF_CLIENT = (
     f"SELECT run_id FROM {NEWEST_WITH_WORDS}({{query}}::tsquery, %(bound)s::bigint, %(are_few)s::boolean) AS run_id"
 )
+# The function knows no filters, and gives the newest first.
+_NEWEST_OF_CLIENT_WITHIN = f"""
+(SELECT t.run_id FROM (
+    SELECT run_id FROM {NEWEST_WITH_WORDS}({{query}}::tsquery, %(looked_at)s::bigint, %(are_few)s::boolean) AS run_id
+    OFFSET 0) m
+CROSS JOIN LATERAL ({{runs}} AND t.run_id = m.run_id OFFSET 0) t LIMIT %(bound)s)"""
 _NEAREST = """
 WITH {scope}
 SELECT e.run_id, e.embedding {distance} %(vector)s::{halfvec} AS distance
@@ -246,6 +254,7 @@ class _Scope:
         of_organizations: whether these are all runs of organizations, of whichever agent.
         only_tenants: whether these are all runs of the client's tenants.
         of_client: the same query without the client's tenants.
+        all_of_tenants: all runs of the organizations of which these are a part; None where they are of single agents.
         narrowed: whether a contrast asks for one outcome of many of them.
     """
 
@@ -257,6 +266,7 @@ class _Scope:
     of_organizations: bool
     only_tenants: bool
     of_client: str
+    all_of_tenants: "_Scope | None" = None
     narrowed: bool = False
 
     @property
@@ -545,19 +555,32 @@ def _find(
     """
     if not scope.filtered:
         return _find_among_many(connection, question, scope, k)
+    of_all = _count_all(connection, scope, recent)
+    if of_all is not None and question.space is not None:
+        within = _find_within(connection, question, scope, k, of_all)
+        if within is not None:
+            return within
     depth = max(_DEPTH, k, pool_of_few)
     by_organization = question.space is not None and question.space.model.by_organization and scope.of_organizations
     most = EXACT_RUNS_OF_ORGANIZATION if by_organization else EXACT_RUNS
-    runs = recent.runs(scope.filters) if recent is not None and by_organization else None
+    counted_to = EXACT_RUNS_OF_ORGANIZATION if scope.of_organizations else EXACT_RUNS
+    runs = recent.runs(scope.filters) if recent is not None and scope.of_organizations else None
     if runs is None:
-        runs, found = _find_among_few(connection, question, scope, depth, most)
+        runs, found = _find_among_few(connection, question, scope, depth, counted_to)
         if found is not None:
             return found
-        if recent is not None and by_organization:
+        if recent is not None and scope.of_organizations:
             recent.remember_runs(scope.filters, runs)
-    # Embeddings of all runs of an organization are read by an index of their own, without looking up each run.
-    if not scope.whole or runs > most:
+    # Only now: words alone do not tell whether many or few pass.
+    if of_all is not None and question.space is None:
+        within = _find_within(connection, question, scope, k, of_all)
+        if within is not None:
+            return within
+    if not scope.whole or runs > counted_to:
         return _find_among_many(connection, question, scope, k)
+    if runs > most:
+        return _find_among_many(connection, question, scope, k, runs=runs)
+    # Embeddings of all runs of an organization are read by an index of their own, without looking up each run.
     return _find_among_many(connection, question, scope, k, runs=runs, exact=depth, with_deleted=pool_of_few > 0)
 
 
@@ -588,6 +611,45 @@ def _find_among_few(
         return int(count), None
     by_words, by_meaning = ({run_id: score for one, run_id, score, _ in rows if one == number} for number in (1, 2))
     return int(count), _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning, few=int(count))
+
+
+def _count_all(connection: psycopg.Connection, scope: _Scope, recent: RecentCounts | None) -> int | None:
+    """Return how many runs the organizations have of which a scope is a part.
+
+    None where it is no such part, or where other ways are better: so few that each is looked at, or too many.
+    """
+    whole = scope.all_of_tenants
+    if whole is None:
+        return None
+    runs = recent.runs(whole.filters) if recent is not None else None
+    if runs is None:
+        statement = f"SELECT count(*) FROM {_COUNTED_APART.format(runs=whole.runs)}"
+        (runs,) = _row(connection, statement, {**whole.parameters, "most": EXACT_RUNS_OF_ORGANIZATION})
+        if recent is not None:
+            recent.remember_runs(whole.filters, runs)
+    return runs if EXACT_RUNS_BESIDE_INDEX < runs <= EXACT_RUNS_OF_ORGANIZATION else None
+
+
+def _find_within(
+    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, runs: int
+) -> _Found | None:
+    """Return what is found in the order of whole organizations with so many runs, of which this scope is a part.
+
+    None where too few of the nearest pass the filters.
+    """
+    by_meaning = {}
+    if question.space is not None:
+        if not question.space.model.by_organization:
+            return None
+        depth = max(_DEPTH, k)
+        by_meaning = _nearest_within(connection, question.space, scope, depth)
+        if len(by_meaning) < depth:
+            return None
+    needed = 0 if by_meaning else k
+    by_words = {}
+    if question.weights:
+        by_words = _rank_by_words(connection, question, scope, k, needed, runs, within=True)
+    return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning)
 
 
 def _find_among_many(
@@ -665,35 +727,46 @@ def _scope(
     def runs(conditions: Sequence[str]) -> str:
         return f"SELECT t.run_id FROM {' JOIN '.join(sources)} WHERE {' AND '.join(conditions)}"
 
+    by_organization = bool(of_tenants) and not filters.agent_ids and not (filters.tenants and filters.tenants.agents)
+    of_whole = SearchFilters(organization_ids=filters.organization_ids, tenants=filters.tenants)
     return _Scope(
         runs(conditions),
         parameters,
         bool(parameters),
         filters,
         whole=whole,
-        of_organizations=whole and not filters.agent_ids and not (filters.tenants and filters.tenants.agents),
+        of_organizations=whole and by_organization,
         only_tenants=len(sources) == 1 and conditions == of_client,
         of_client=runs([one for one in conditions if one not in of_client[1:]]),
+        all_of_tenants=_scope(of_whole, WordQuery((), (), ())) if by_organization and not whole else None,
         narrowed=bool(judged or unjudged),
     )
 
 
 def _rank_by_words(
-    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, needed: int, runs: int | None
+    connection: psycopg.Connection,
+    question: _Question,
+    scope: _Scope,
+    k: int,
+    needed: int,
+    runs: int | None,
+    *,
+    within: bool = False,
 ) -> dict[str, float]:
     """Return the score of runs with words of the query, best first: at least ``needed``, if there are so many.
 
-    ``runs``: of a whole scope, where known: of them alone, texts are read by the indexes of words and of tenants.
+    ``runs``: of a whole scope, where known: of them alone, texts are read by the indexes of words and of tenants. With
+    ``within``, of the whole organizations of which this scope is a part.
     """
     weights = question.weights
     score, of_terms = _score(weights)
     matches = {term: one.share * (one.texts if runs is None else runs) for term, one in weights.items()}
 
-    def scored(terms: Sequence[str]) -> dict[str, float]:
+    def scored(terms: Sequence[str], looked_at: int | None = LOOKED_AT * max(RANKED_MATCHES, k)) -> dict[str, float]:
         are_few = sum(matches[term] for term in terms) <= _CANDIDATES
-        newest = _NEWEST_OF_FEW if are_few else _NEWEST
-        if question.as_client and scope.only_tenants:
-            newest = _NEWEST_OF_CLIENT
+        newest = _NEWEST_OF_FEW if are_few or within else _NEWEST
+        if question.as_client and (within or scope.only_tenants):
+            newest = _NEWEST_OF_CLIENT_WITHIN if within else _NEWEST_OF_CLIENT
         # What has all of the words is among the candidates, however many newer ones have some.
         candidates = [
             newest.format(query=f"%({name})s", of_texts=scope.also_of("s"), runs=scope.runs)
@@ -705,6 +778,7 @@ def _rank_by_words(
             "depth": max(_DEPTH, k),
             "any": _any_of(terms),
             "bound": max(RANKED_MATCHES, k),
+            "looked_at": looked_at,
             "are_few": are_few,
             "every": " & ".join(f"({term})" for term in terms),
         }
@@ -718,6 +792,9 @@ def _rank_by_words(
     while len(found) < needed and places < len(rarest):
         places += 1
         found = scored(rarest[:places])
+    if within and question.as_client and len(found) < needed:
+        # Of the newest ones, too few pass the filters.
+        found = scored(rarest, None)
     return found
 
 
@@ -756,6 +833,21 @@ def _nearest(
     if scope.whole and not with_deleted and len(found) < depth:
         # Many of the nearest ones are deleted.
         found = connection.execute(statement, {**parameters, "looked_at": None}).fetchall()
+    return {run_id: 1 - distance for run_id, distance in found}
+
+
+def _nearest_within(connection: psycopg.Connection, space: _Space, scope: _Scope, depth: int) -> dict[str, float]:
+    """Return the same of a part of whole organizations; fewer than asked for where few of the nearest are in it."""
+    statement = sql.SQL(_NEAREST_OF_WHOLE).format(
+        runs=sql.SQL(scope.runs), of_embeddings=sql.SQL(scope.also_of("e")), **space.parts
+    )
+    parameters = {**scope.parameters, "vector": space.vector, "depth": depth}
+    found: list[Any] = []
+    for looked_at in (LOOKED_AT, 10 * LOOKED_AT):
+        found = connection.execute(statement, {**parameters, "looked_at": looked_at * depth}).fetchall()
+        # There are enough; or ten times as many would be too few again.
+        if not depth / 10 <= len(found) < depth:
+            break
     return {run_id: 1 - distance for run_id, distance in found}
 
 

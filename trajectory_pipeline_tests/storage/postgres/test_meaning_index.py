@@ -128,6 +128,27 @@ def test_whole_organizations_are_looked_at_whole_by_the_index_that_holds_them_to
     assert scans(database) > 0
 
 
+@pytest.mark.parametrize("one_in", [2, 9, 100])
+def test_a_part_of_an_organization_is_found_as_if_each_of_its_runs_was_looked_at(
+    database: TrajectoryDatabase, monkeypatch: pytest.MonkeyPatch, one_in: int
+) -> None:
+    """Most pass the filter; few, for which more are looked at; or so few that these are found otherwise."""
+    filters = SearchFilters(organization_ids=("org-a",), tools=("refund",))
+    with psycopg.connect(database.url) as connection:
+        connection.execute(
+            "UPDATE trajectory.trajectories SET tools_used = ARRAY['refund'] WHERE right(run_id, 3)::int %% %s = 0",
+            [one_in],
+        )
+    exact = near(database, 5, filters)
+    ensure_meaning_indexes(database)
+    for name in ("EXACT_RUNS", "EXACT_RUNS_BESIDE_INDEX", "_DEPTH"):
+        monkeypatch.setattr(search_module, name, 5)
+    monkeypatch.setattr(search_module, "LOOKED_AT", 4)
+    assert near(database, 5, filters) == exact
+    assert scans(database) == 0
+    assert len(exact) == min(5, -(-300 // one_in))
+
+
 def test_a_contrast_of_a_whole_organization_has_no_deleted_run(
     database: TrajectoryDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
