@@ -171,21 +171,6 @@ def wait_until_ready(webserver: SupervisedProcess, port: int, log: Path, report:
     raise PipelineError(f"{problem} within {_READY_TIMEOUT_SECONDS} s; see {log}.")
 
 
-@contextmanager
-def interrupt_on_signals() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` on SIGINT, SIGTERM and SIGHUP, also if the shell started us with these ignored."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    previous = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
-
-
 def run_until_interrupted(processes: Sequence[SupervisedProcess], log: Path | None = None) -> int | None:
     """Wait for Ctrl-C or for a process to end, and keep their log short.
 

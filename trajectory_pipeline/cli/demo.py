@@ -18,7 +18,6 @@ from trajectory_pipeline.cli.console import err, out, progress_bar, step
 from trajectory_pipeline.cli.dagster_processes import (
     assets_page,
     dagster_home,
-    interrupt_on_signals,
     port_option,
     prepare_storage,
     project_folder,
@@ -33,6 +32,7 @@ from trajectory_pipeline.cli.listening import HOST, listen_nearby, port_of
 from trajectory_pipeline.cli.run_materialization import materialize, run_job
 from trajectory_pipeline.cli.serve import SERVICE_PORT, commands_to_try, start_service
 from trajectory_pipeline.cli.shared_workspace import shared_workspace
+from trajectory_pipeline.cli.signals import interrupt_on_signals
 from trajectory_pipeline.cli.tables import print_table
 from trajectory_pipeline.databases import resolve_databases
 from trajectory_pipeline.defs.asset_keys import ASSETS

@@ -12,7 +12,6 @@ from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.dagster_processes import (
     assets_page,
     dagster_home,
-    interrupt_on_signals,
     port_option,
     prepare_storage,
     project_folder,
@@ -24,6 +23,7 @@ from trajectory_pipeline.cli.dagster_processes import (
 )
 from trajectory_pipeline.cli.listening import listen_nearby, port_of
 from trajectory_pipeline.cli.shared_workspace import shared_workspace
+from trajectory_pipeline.cli.signals import interrupt_on_signals
 from trajectory_pipeline.urls import describe_postgres
 
 

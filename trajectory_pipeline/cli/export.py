@@ -10,6 +10,7 @@ import click
 from trajectory_pipeline.cli.connections import open_sinks
 from trajectory_pipeline.cli.console import err, out, step
 from trajectory_pipeline.cli.export_filters import ACROSS_AGENTS, Share, describe_passing, filter_options
+from trajectory_pipeline.cli.signals import interrupt_on_signals
 from trajectory_pipeline.errors import PipelineError
 from trajectory_pipeline.exports.endpoint import endpoint_url
 from trajectory_pipeline.exports.formats import ExportFormat, WriterOptions
@@ -39,6 +40,7 @@ Examples:
 Exit code 0  the dataset is there
           1  no run passes the filters, or none has a place in the format; nothing was written
           2  an option is wrong, or the target cannot be written; nothing is left of it
+        130  it was interrupted: nothing is left of it, or all of it is there (143: by SIGTERM)
 """.format(
     formats="\n        ".join(f"{kind:<{max(map(len, ExportFormat))}} {kind.form.about}" for kind in ExportFormat)
 )
@@ -139,7 +141,7 @@ def command(
         pairs_per_task,
         near_duplicates,
     )
-    with step(f"Exporting {form}"):
+    with step(f"Exporting {form}"), interrupt_on_signals():
         try:
             result = export_dataset(
                 opened.storage,
@@ -153,6 +155,9 @@ def command(
             if error.passing is not None:
                 err.print(f"{describe_passing(error.passing)} Nothing was written.")
             sys.exit(1)
+        except KeyboardInterrupt as interrupt:
+            err.print("Interrupted.")
+            sys.exit(128 + interrupt.args[0])
     records = ", ".join(f"{number} {split}" for split, number in sorted(result.records.items())) or "no record"
     out.print(f"{result.selected} runs selected; {records}: {result.location}")
     if stray := _stray_splits(result.records, shares):

@@ -1,5 +1,6 @@
 """Redacts and encodes runs, in this process or another: it imports no database, which would be memory in each."""
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -136,6 +137,8 @@ _encoder: Encoder | None = None
 def start_worker(encoding: Encoding) -> None:
     """Make this process encode so."""
     global _encoder
+    # The process that started this one decides what an interrupt ends: a terminal sends it to both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_arrow_from_pandas()
     pa.set_cpu_count(1)
     prepare_worker_process()

@@ -1,7 +1,12 @@
 """The command ``export``: a dataset in a new folder, and an error for each wrong option that says what is right."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +34,32 @@ def test_export_writes_a_dataset(run_command: Command, databases: dict[str, str]
         empty = run_command(*command, "--agent", "nobody", **databases)
         assert (empty.exit_code, "No run passes the filters" in squeezed(empty)) == (1, True), empty.output
         assert f"Of {runs} runs, each by itself leaves: 0 --agent nobody." in squeezed(empty)
+
+
+_SLOW = """if True:
+    import time
+    from trajectory_pipeline.cli.main import main
+    from trajectory_pipeline.pipeline.export import DatasetFiles
+    DatasetFiles.write = lambda *_: time.sleep(60)
+    main()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_export_leaves_nothing(databases: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    captured(databases)
+    target = tmp_path / "exports" / "all-runs"
+    target.parent.mkdir()
+    command = [sys.executable, "-c", _SLOW, "export", "sft", str(target)]
+    with subprocess.Popen(command, env={**os.environ, **databases}, stderr=subprocess.PIPE, text=True) as process:
+        while not any(target.parent.glob(".*/*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert (process.returncode, "Interrupted." in said) == (128 + number, True), said
+    assert not list(target.parent.iterdir())
 
 
 @pytest.mark.parametrize(
