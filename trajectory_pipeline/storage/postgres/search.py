@@ -555,11 +555,13 @@ def _find(
     """
     if not scope.filtered:
         return _find_among_many(connection, question, scope, k)
-    of_all = _count_all(connection, scope, recent)
+    of_all = None
+    if question.space is None or question.space.model.by_organization:
+        of_all = _count_all(connection, scope, recent)
     if of_all is not None and question.space is not None:
-        within = _find_within(connection, question, scope, k, of_all)
-        if within is not None:
-            return within
+        nearest = _nearest_within(connection, question.space, scope, max(_DEPTH, k))
+        if nearest:
+            return _find_within(connection, question, scope, k, of_all, nearest)
     depth = max(_DEPTH, k, pool_of_few)
     by_organization = question.space is not None and question.space.model.by_organization and scope.of_organizations
     most = EXACT_RUNS_OF_ORGANIZATION if by_organization else EXACT_RUNS
@@ -573,9 +575,7 @@ def _find(
             recent.remember_runs(scope.filters, runs)
     # Only now: words alone do not tell whether many or few pass.
     if of_all is not None and question.space is None:
-        within = _find_within(connection, question, scope, k, of_all)
-        if within is not None:
-            return within
+        return _find_within(connection, question, scope, k, of_all, {})
     if not scope.whole or runs > counted_to:
         return _find_among_many(connection, question, scope, k)
     if runs > most:
@@ -631,24 +631,17 @@ def _count_all(connection: psycopg.Connection, scope: _Scope, recent: RecentCoun
 
 
 def _find_within(
-    connection: psycopg.Connection, question: _Question, scope: _Scope, k: int, runs: int
-) -> _Found | None:
-    """Return what is found in the order of whole organizations with so many runs, of which this scope is a part.
-
-    None where too few of the nearest pass the filters.
-    """
-    by_meaning = {}
-    if question.space is not None:
-        if not question.space.model.by_organization:
-            return None
-        depth = max(_DEPTH, k)
-        by_meaning = _nearest_within(connection, question.space, scope, depth)
-        if len(by_meaning) < depth:
-            return None
-    needed = 0 if by_meaning else k
+    connection: psycopg.Connection,
+    question: _Question,
+    scope: _Scope,
+    k: int,
+    runs: int,
+    by_meaning: Mapping[str, float],
+) -> _Found:
+    """Return what is found in a part of whole organizations, which have so many runs, with what is nearest in it."""
     by_words = {}
     if question.weights:
-        by_words = _rank_by_words(connection, question, scope, k, needed, runs, within=True)
+        by_words = _rank_by_words(connection, question, scope, k, 0 if by_meaning else k, runs, within=True)
     return _Found(_scores(question.mode, by_words, by_meaning), by_words, by_meaning)
 
 
@@ -837,18 +830,19 @@ def _nearest(
 
 
 def _nearest_within(connection: psycopg.Connection, space: _Space, scope: _Scope, depth: int) -> dict[str, float]:
-    """Return the same of a part of whole organizations; fewer than asked for where few of the nearest are in it."""
+    """Return the same of a part of whole organizations; none where too few of the nearest are in it."""
     statement = sql.SQL(_NEAREST_OF_WHOLE).format(
         runs=sql.SQL(scope.runs), of_embeddings=sql.SQL(scope.also_of("e")), **space.parts
     )
     parameters = {**scope.parameters, "vector": space.vector, "depth": depth}
-    found: list[Any] = []
     for looked_at in (LOOKED_AT, 10 * LOOKED_AT):
         found = connection.execute(statement, {**parameters, "looked_at": looked_at * depth}).fetchall()
-        # There are enough; or ten times as many would be too few again.
-        if not depth / 10 <= len(found) < depth:
+        if len(found) == depth:
+            return {run_id: 1 - distance for run_id, distance in found}
+        # Ten times as many would be too few again.
+        if len(found) < depth / 10:
             break
-    return {run_id: 1 - distance for run_id, distance in found}
+    return {}
 
 
 def _nearest_by_index(
