@@ -31,6 +31,7 @@ TITLES = {
     413: "The request is too large",
     415: "The media type is not JSON",
     422: "A value is wrong",
+    431: "The headers are too large",
     500: "A defect of the service",
     502: "Dagster refused",
     503: "Not available now",
@@ -108,7 +109,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_EVERYWHERE = (400, 401, 403, 408, 413, 422, 500, 503, 504)
+_EVERYWHERE = (400, 401, 403, 408, 413, 422, 431, 500, 503, 504)
 _EXAMPLES = {
     400: "The body is not JSON.",
     401: "Send a token: Authorization: Bearer …. `trajectory-pipeline tokens create` makes one.",
@@ -118,6 +119,7 @@ _EXAMPLES = {
     409: "The run is still in Letta: delete it there first.",
     413: "The body is larger than 1048576 bytes.",
     422: "query.limit: it must be at most 200.",
+    431: "The headers have more than 65,536 bytes: shorten them.",
     500: "See the service's log for this request id.",
     502: "Dagster refused to launch the run: no such job.",
     503: "The database or the storage cannot be reached, or refuses: the service's log says why.",

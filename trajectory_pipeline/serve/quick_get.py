@@ -1,9 +1,9 @@
 """One trajectory by its id, answered before FastAPI: reading path and token by itself takes a tenth of the time."""
 
-import asyncio
 import re
 from typing import TYPE_CHECKING
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -44,7 +44,7 @@ class QuickGet:
         try:
             access = await find_access(self._service, scope, bearer_token(headers), TokenScope.READ)
             known = headers.get("if-none-match")
-            return await asyncio.to_thread(trajectory_response, self._service, access, run_id, known)
+            return await run_in_threadpool(trajectory_response, self._service, access, run_id, known)
         except ProblemError as error:
             return problem_response(scope, error.status, error.detail, error.headers)
         except PipelineError as error:

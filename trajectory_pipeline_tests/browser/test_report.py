@@ -90,7 +90,7 @@ def test_link_to_a_run_leads_to_its_turns_by_keyboard(page: Page) -> None:
     target = str(link.get_attribute("href"))
     link.focus()
     page.keyboard.press("Enter")
-    assert page.url.endswith(target)
+    page.wait_for_url(f"**/*{target}")
     article = page.locator(f"article[id='{target[1:]}']")
     assert article.is_visible()
     summary = article.locator("summary").first

@@ -45,8 +45,9 @@ SUBMITTING: list[Step] = [
 COLLECTING: list[Step] = [
     (BatchStore, "claim", "after", 1),
     (BatchApi, "download", "after", 1),
-    (VerdictStore, "save_verdicts", "before", 2),
-    (VerdictStore, "save_verdicts", "after", 2),
+    # All may be saved at once.
+    (VerdictStore, "save_verdicts", "before", 1),
+    (VerdictStore, "save_verdicts", "after", 1),
     (BatchStore, "release", "before", 1),
     (BatchStore, "release", "after", 1),
     (BatchStore, "change", "after", 2),

@@ -65,7 +65,7 @@ class TrajectoryDatabase:
         """Reuse connections inside the block instead of one a transaction; a lost one is replaced.
 
         Nothing is opened before it is needed; inside such a block, another changes nothing. ``idle``: how many
-        connections of each kind are kept while nobody uses them, for as many threads.
+        connections there are at the most, for as many threads; one: one of each kind is kept while nobody uses it.
         """
         if self._pool is not None:
             yield self
